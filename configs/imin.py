@@ -1,0 +1,62 @@
+"""Fig. 2a of Only-IF: unseen accuracy against the number of instructions.
+
+  python -m onlyif_jax.main --config=configs/imin.py        # cpu, two cores
+  python -m onlyif_jax.main --config=configs/imin.py:full   # the papers' settings
+
+Arguments after the size: counts=10|100|1000, seeds=3 (or 3x3), epochs=4.
+
+Paper (6 layers x 256, |x|=|y|=20, input 50, N = 10^6, 50 epochs): models with fewer
+than 300 instructions never generalise, models with 1,000 or more always do.
+`cpu` is an analogue with three letters per pattern; `full` has the papers' settings,
+with the choices where they are silent (batch, warm-up, decay, dropout, seeds).
+"""
+
+from onlyif_jax.config import base_config, parse_arg
+
+PAPER = 'I_min = 300 (never below), I_max = 1,000 (always from there on)'
+COUNTS = (10, 20, 50, 100, 200, 300, 400, 500, 600, 1_000, 2_000, 2_500, 5_000)
+COUNTS += (10_000, 100_000, 1_000_000)  # the 16 counts of Fig. 2a
+
+
+def get_config(arg=None):
+  """The config of a size."""
+  given = parse_arg(
+    arg, ('cpu', 'gpu30', 'full'), counts=tuple[int, ...], seeds=str, epochs=float
+  )
+  c = base_config()
+  c.name, c.size, c.figure, c.paper = 'imin', given.size, 'imin', PAPER
+  if given.size == 'cpu':
+    small(c)
+    c.sweep.counts = (30, 100, 200, 300, 500, 1_000, 2_000, 5_000, 10_000)
+  else:
+    full(c)
+    c.sweep.counts = COUNTS
+  if given.size == 'gpu30':
+    c.data.epochs = 5.0
+    c.sweep.counts = (100, 200, 300, 400, 500, 600, 1_000, 2_000, 10_000, 100_000)
+  c.sweep.seeds = given.seeds or '3'
+  c.sweep.counts = given.counts or c.sweep.counts
+  c.data.epochs = given.epochs or c.data.epochs
+  return c
+
+
+def small(c):
+  """Two cores, minutes. Chosen on dev rules and seen accuracy at I = 2,000 and 5,000."""
+  c.data.examples, c.data.epochs, c.data.batch_size = 20_000, 4.0, 64
+  c.model.positions, c.model.rotary_base, c.model.heads = 'rotary', 1_000.0, 2
+  c.optim.name, c.optim.learning_rate, c.optim.clip = 'muon', 1e-3, 1.0
+  c.optim.weight_decay = 0.0
+  c.sweep.references = ('one', 'infinite_rules', 'infinite_inputs', 'masked', 'permuted')
+
+
+def full(c):
+  """The papers' settings (Only-IF, section 2.3)."""
+  c.task.x_min = c.task.x_max = c.task.y_min = c.task.y_max = 20
+  c.task.input_length = 50
+  c.data.examples, c.data.epochs, c.data.batch_size = 1_000_000, 50.0, 512
+  c.model.layers, c.model.width, c.model.heads = 6, 256, 4
+  c.model.compute_dtype = 'bfloat16'
+  c.eval.examples, c.eval.cell_examples, c.eval.batch_size = 100_000, 10_000, 2_000
+  c.eval.loop_examples = 2_000
+  c.checkpoint.every = 5_000
+  c.sweep.references = ('one', 'infinite_rules', 'infinite_inputs', 'masked', 'permuted')

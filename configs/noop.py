@@ -1,0 +1,52 @@
+"""Fig. 2b of Only-IF: inputs in which x does not occur, at five shares.
+
+  python -m onlyif_jax.main --config=configs/noop.py        # cpu, two cores
+  python -m onlyif_jax.main --config=configs/noop.py:full   # the papers' settings
+
+Arguments after the size: counts=100|1000, seeds=3, shares=0.1|0.5, epochs=4.
+
+Paper: models generalise from about 400 instructions on, and the share of no-ops
+(1:9 to 5:5) hardly matters beyond that. Tested at 50:50 (slices noop=0 and noop=1)
+and at the training ratio (slice mix=train). `cpu` runs 4 counts x 2 shares x 2
+seeds of the 8 counts x 5 shares; the whole grid is `full`.
+"""
+
+import importlib.util
+from pathlib import Path
+
+from onlyif_jax.config import base_config, parse_arg
+
+PAPER = 'generalises from about 400 instructions, whatever the share of no-ops'
+COUNTS = (100, 200, 300, 400, 500, 1_000, 10_000, 100_000)
+SHARES = (0.1, 0.2, 0.3, 0.4, 0.5)
+
+_spec = importlib.util.spec_from_file_location('imin', Path(__file__).parent / 'imin.py')
+imin = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(imin)
+
+
+def get_config(arg=None):
+  """The config of a size."""
+  given = parse_arg(
+    arg,
+    ('cpu', 'full'),
+    counts=tuple[int, ...],
+    seeds=str,
+    shares=tuple[float, ...],
+    epochs=float,
+  )
+  c = base_config()
+  c.name, c.size, c.figure, c.paper = 'noop', given.size, 'noop', PAPER
+  if given.size == 'cpu':
+    imin.small(c)
+    c.sweep.counts, c.sweep.noop_shares = (100, 300, 1_000, 5_000), (0.1, 0.5)
+  else:
+    imin.full(c)
+    c.sweep.counts, c.sweep.noop_shares = COUNTS, SHARES
+  c.task.noops = True
+  c.sweep.references = ()
+  c.sweep.seeds = given.seeds or ('2' if given.size == 'cpu' else '3')
+  c.sweep.counts = given.counts or c.sweep.counts
+  c.sweep.noop_shares = given.shares or c.sweep.noop_shares
+  c.data.epochs = given.epochs or c.data.epochs
+  return c

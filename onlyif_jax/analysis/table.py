@@ -1,0 +1,165 @@
+"""A run's results as tables: rich in a terminal, plain text elsewhere."""
+
+import dataclasses
+from collections.abc import Iterable
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from onlyif_jax.analysis import scoreboard
+from onlyif_jax.analysis.results import (
+  Analysis,
+  Row,
+  mean,
+  over_time,
+  settings,
+  transfer,
+)
+
+WIDE = 200  # characters in a line where there is no terminal to ask
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+  """A table as text: what the terminal and the html page both show."""
+
+  title: str
+  columns: tuple[str, ...]
+  rows: tuple[tuple[str, ...], ...]
+
+
+def grids(run: Analysis) -> list[Grid]:
+  """The run's tables: counts, then the papers' numbers, then reference members."""
+  counts = _noop(run) if run.config.figure == 'noop' else _imin(run)
+  goal = scoreboard.target(run.config.figure)['figure']
+  compared = Grid(
+    f'The step, beside {goal}',
+    ('', f'papers, {scoreboard.OWN_SIZE}', 'here [95 % interval over seeds]'),
+    tuple(scoreboard.compare(run)),
+  )
+  out = [counts, compared]
+  if references := run.references():
+    rows = ((name, f'{value:.3f}') for name, value in references.items())
+    title = 'Reference members'
+    out.append(Grid(title, ('reference', 'unseen exact match'), tuple(rows)))
+  return out
+
+
+def notes(run: Analysis) -> list[str]:
+  """What must be said beside the numbers."""
+  out = []
+  if run.main.reason:
+    out.append(f'No fit for {run.main.reason}.')
+  if run.main.rule_se is not None:
+    out.append(
+      f'The sample of test rules adds {run.main.rule_se:.3f} decades (1 s.e.).'
+    )
+  if run.config.paper:
+    out.append(f'Papers: {run.config.paper}')
+  return out
+
+
+def show(run: Analysis, console: Console | None = None) -> None:
+  """Prints the tables and the settings that they hold for."""
+  console = console or Console()
+  if not console.is_terminal:
+    console = Console(file=console.file, width=WIDE)
+  for grid in grids(run):
+    # A bracketed range is text here, not rich's markup.
+    table = Table(
+      title=escape(grid.title),
+      title_justify='left',
+      box=box.HEAVY_HEAD if console.is_terminal else None,
+    )
+    for n, name in enumerate(grid.columns):
+      justify = 'left' if n == 0 else 'right'
+      table.add_column(escape(name), justify=justify, overflow='fold')
+    for row in grid.rows:
+      table.add_row(*map(escape, row))
+    console.print(table)
+  for text in (*notes(run), '; '.join(settings(run))):
+    console.print(text, highlight=False, markup=False)
+
+
+def _imin(run: Analysis) -> Grid:
+  seen = run.values('seen')
+  rows = []
+  for count, members in run.curves[0].by_count().items():
+    ratios = [transfer(r, seen.get(r.member)) for r in members]
+    kept = [ratio for ratio in ratios if ratio is not None]
+    trace = over_time(run, members)
+    rows.append(
+      (
+        f'{count:,}',
+        f'{run.config.data.examples / count:,.4g}',
+        str(len(members)),
+        _spread(members),
+        f'{_rule_se(members):.3f}',
+        _spread(seen[r.member] for r in members if r.member in seen),
+        f'{sum(kept) / len(kept):.2f}' if kept else '-',
+        '{:.2f} / {:.2f}'.format(*trace) if trace else '-',
+      )
+    )
+  columns = (
+    'I',
+    'S = N/I',
+    'seeds',
+    'unseen exact match',
+    '± rules',
+    'seen',
+    'transfer',
+    'dev last / best',
+  )
+  return Grid(
+    f'{run.label}: exact match, mean [min..max] of seeds', columns, tuple(rows)
+  )
+
+
+def _noop(run: Analysis) -> Grid:
+  """One row per no-op share and count; false ops and false no-ops in the last two."""
+  measures = (
+    ('has-op', 'noop=0', 'exact_match'),
+    ('no-op', 'noop=1', 'exact_match'),
+    ('average 50:50', 'all', 'exact_match'),
+    ('training mix', 'mix=train', 'exact_match'),
+    ('near miss', 'near_miss=1', 'exact_match'),
+    ('false op', 'noop=1', 'false_op'),
+    ('false no-op', 'noop=0', 'false_no_op'),
+  )
+  found = [run.values('unseen', part, metric) for _, part, metric in measures]
+  groups: dict[tuple[float, float, int], list[str]] = {}
+  for row in run.values('unseen').values():
+    if not row.reference:
+      key = (row.noop_share, row.learning_rate, row.instructions)
+      groups.setdefault(key, []).append(row.member)
+  rates = len({rate for _, rate, _ in groups}) > 1
+  rows = []
+  for (share, rate, count), members in sorted(groups.items()):
+    own = [[f[m] for m in members if m in f] for f in found]
+    cells = [_spread(own[0]), *map(_plain, own[1:])]
+    name = f'{share:.0%}' + (f' @ {rate:g}' if rates else '')
+    rows.append((name, f'{count:,}', str(len(members)), *cells))
+  columns = ('no-ops', 'I', 'seeds', *(name for name, _, _ in measures))
+  title = f'{run.label}: unseen exact match, means over seeds'
+  return Grid(title, columns, tuple(rows))
+
+
+def _spread(rows: Iterable[Row]) -> str:
+  """'0.52 [0.41..0.60]', without the range for one seed."""
+  rows = list(rows)
+  if not rows:
+    return '-'
+  values = [r.value for r in rows]
+  text = f'{mean(rows):.3f}'
+  return text + (f' [{min(values):.2f}..{max(values):.2f}]' if len(values) > 1 else '')
+
+
+def _plain(rows: list[Row]) -> str:
+  return f'{mean(rows):.3f}' if rows else '-'
+
+
+def _rule_se(rows: list[Row]) -> float:
+  """Standard error of the mean over seeds that comes from the sample of rules."""
+  return sum(r.rule_se**2 for r in rows) ** 0.5 / len(rows)

@@ -1,0 +1,246 @@
+"""Exact match by teacher forcing, over every split, slice and test cell.
+
+Greedy decoding is right if and only if the teacher-forced argmax is right at
+every answer position, end token included; so an evaluation is forward passes
+only. Sums run in float32 whatever the training dtype.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax.sharding import PartitionSpec as P
+
+from onlyif_jax import keys
+from onlyif_jax.config import EvalConfig
+from onlyif_jax.data import Batch, Data, Member
+from onlyif_jax.keys import Purpose
+from onlyif_jax.models.gpt2 import GPT2Config
+from onlyif_jax.tasks.rewrite import Kind
+from onlyif_jax.tasks.rules import CELLS, Part
+from onlyif_jax.training import ensemble
+from onlyif_jax.training.metrics import Tally, Verdicts
+from onlyif_jax.training.step import graphdef
+
+CLOSE = 1e-3  # top-2 margins below this are counted: there rounding may decide
+SPLITS = ('unseen', 'dev', 'seen', 'train')
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalSet:
+  """One set of examples to evaluate.
+
+  kind: 'plain' (matches only), 'even' (half no-ops), 'train' (no-ops at the
+  training ratio) or 'near' (no-ops one letter away from x). An empty `label`
+  makes the set its split's `all`; otherwise the set is reported under the label.
+  """
+
+  split: str
+  examples: int
+  label: str = ''
+  cell: str = 'newx_newy'
+  kind: str = 'plain'
+
+
+def eval_sets(config: EvalConfig, noops: bool, splits=SPLITS) -> list[EvalSet]:
+  """The sets of a final evaluation."""
+  kind = 'even' if noops else 'plain'
+  sets = []
+  for split in splits:
+    own = 'train' if split == 'train' and noops else kind
+    sets.append(EvalSet(split, config.examples, kind=own))
+    if split != 'unseen':
+      continue
+    sets += [
+      EvalSet(split, config.cell_examples, f'cell={cell}', cell, kind)
+      for cell in CELLS[1:]
+      if config.cell_examples
+    ]
+    if noops:
+      sets.append(EvalSet(split, config.examples, 'mix=train', kind='train'))
+      near = config.cell_examples or config.examples
+      sets.append(EvalSet(split, near, 'near_miss=1', kind='near'))
+  return sets
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluator:
+  """Evaluates the members of a stack; the split along 'member' as in training."""
+
+  data: Data
+  model: GPT2Config
+  batch_size: int
+  mesh: jax.sharding.Mesh
+
+  def tallies(self, params, members, sets, trained_on) -> list[list[Tally]]:
+    """Each member's tallies of the given sets.
+
+    params, members: stacked; trained_on: `training_prompts(members)`.
+    """
+    out: list[list[Tally]] = [[] for _ in trained_on]
+    for one in sets:
+      for m, verdicts in enumerate(self.verdicts(params, members, one, trained_on)):
+        if one.label:
+          out[m] += verdicts.tally(one.split, one.label)
+        else:
+          out[m] += verdicts.tally(one.split, 'all')
+          out[m] += verdicts.sliced(one.split, tuple(sorted(verdicts.slices)))
+    return out
+
+  def verdicts(self, params, members, one: EvalSet, trained_on) -> list[Verdicts]:
+    """Each member's verdicts on one set; prompts that were trained on are dropped."""
+    parts = []
+    for start in range(0, one.examples, self.batch_size):
+      batch, exists = self._make(one)(members, jnp.int32(start))
+      made = {k: getattr(batch, k) for k in ('rule_B', 'prompt_hash_B2', 'slices')}
+      parts.append(self._judge(params, batch) | made | {'exists': exists})
+    parts = jax.device_get(parts)
+    raw = jax.tree.map(lambda *v: np.concatenate(v, 1)[:, : one.examples], *parts)
+    out = []
+    for m, prompts in enumerate(trained_on):
+      own = jax.tree.map(lambda v, m=m: v[m], raw)
+      keep = own['exists']
+      if one.split != 'train':
+        keep = keep & ~np.isin(_as_uint64(own['prompt_hash_B2']), prompts)
+      if 'copied' in own:
+        _add_noop_rates(own)
+      out.append(
+        Verdicts(own['sums'], own['counts'], own['slices'], own['rule_B'], keep)
+      )
+    return out
+
+  def training_prompts(self, members) -> list[np.ndarray]:
+    """Each member's 64-bit hashes of every prompt that it trains on."""
+    hashes = jax.device_get(self._training_hashes(members))
+    return [np.unique(_as_uint64(own)) for own in hashes]
+
+  def _lift(self, function, shared: int):
+    """jit of function(member args, shared args) over the mesh's members."""
+    lifted = ensemble.lift(function, 'map')
+    specs = (P('member'),) + (P(),) * shared
+    return jax.jit(
+      jax.shard_map(lifted, mesh=self.mesh, in_specs=specs, out_specs=P('member'))
+    )
+
+  @functools.cached_property
+  def _judge(self):
+    judge = self._lift(lambda args: self.judge(*args), 0)
+    return lambda params, batch: judge((params, batch))
+
+  @functools.lru_cache(maxsize=64)  # noqa: B019 - an evaluator lives as long as a run
+  def _make(self, one: EvalSet):
+    def make(member, start):
+      i_B = start + jnp.arange(self.batch_size, dtype=jnp.int32)
+      batch, exists_B = self.batch(member, one, i_B)
+      return batch, exists_B & (i_B < one.examples)
+
+    return self._lift(make, 1)
+
+  @functools.cached_property
+  def _training_hashes(self):
+    plan, size = self.data.plan, 4096
+    total = plan.steps * plan.batch_size
+
+    def hashes(member):
+      fresh = member.fresh_rules | member.fresh_inputs
+      count = jnp.where(fresh, total, min(plan.examples, total))
+
+      def part(start):
+        # Positions of the stream where inputs are fresh, else the N examples.
+        at = jnp.minimum(start + jnp.arange(size, dtype=jnp.int32), count - 1)
+        stream = self.data.train_examples(member, at).prompt_hash_B2
+        stored = self.data.by_index(member, at).prompt_hash_B2
+        return jnp.where(fresh, stream, stored)
+
+      starts = jnp.arange(0, total, size, dtype=jnp.int32)
+      return jax.lax.map(part, starts).reshape(-1, 2)
+
+    return self._lift(hashes, 0)
+
+  def batch(self, member: Member, one: EvalSet, i_B) -> tuple[Batch, jax.Array]:
+    """Examples i_B of a set, and whether each exists."""
+    kind_B = self._kinds(member, one, i_B)
+    if one.split in ('unseen', 'dev'):
+      part = Part.TEST if one.split == 'unseen' else Part.DEV
+      return self.data.held_out(member, part, i_B, kind_B, one.cell)
+    exists_B = jnp.ones_like(i_B, bool)
+    if one.split == 'seen':
+      return self.data.seen(member, i_B, kind_B), exists_B
+    n = self.data.plan.examples
+    return self.data.by_index(member, i_B % n), i_B < n
+
+  def _kinds(self, member, one, i_B):
+    if one.kind == 'even':
+      return jnp.where(i_B % 2 == 0, Kind.NO_OP, Kind.HAS_OP)
+    if one.kind == 'near':
+      return jnp.full_like(i_B, Kind.NEAR_MISS)
+    if one.kind == 'train':
+      n = one.examples
+      key = keys.key(member.order_seed, Purpose.MIX)
+      place_B = jax.vmap(lambda i: keys.permute(key, i % n, n))(i_B)
+      noops = jnp.round(member.noops * (n / self.data.plan.examples))
+      return jnp.where(place_B < noops, Kind.NO_OP, Kind.HAS_OP)
+    return jnp.full_like(i_B, Kind.HAS_OP)
+
+  def judge(self, params, batch: Batch):
+    """Per-example sums and counts of every metric, under the params."""
+    model = nnx.merge(
+      graphdef(dataclasses.replace(self.model, compute_dtype='float32')), params
+    )
+    logits_BAV = model(batch.tokens_BL, answer_BA=batch.answer_BA)
+    live_BA = batch.weights_BA > 0
+    right_BA = logits_BAV.argmax(-1) == batch.targets_BA
+    nll_BA = optax.losses.softmax_cross_entropy_with_integer_labels(
+      logits_BAV, batch.targets_BA
+    )
+    top_BA2 = jax.lax.top_k(logits_BAV, 2)[0]
+    close_BA = (top_BA2[..., 0] - top_BA2[..., 1] < CLOSE) & live_BA
+    copied_BA = live_BA & ~batch.inserted_BA
+    one_B = jnp.ones_like(batch.rule_B)
+    sums = {
+      'exact_match': (right_BA | ~live_BA).all(-1).astype(jnp.int32),
+      'answer_nll': (nll_BA * live_BA).sum(-1),
+      'y_accuracy': (right_BA & batch.inserted_BA).sum(-1),
+      'copy_accuracy': (right_BA & copied_BA).sum(-1),
+      'close_margin': close_BA.any(-1).astype(jnp.int32),
+    }
+    counts = {
+      'exact_match': one_B,
+      'answer_nll': live_BA.sum(-1),
+      'y_accuracy': batch.inserted_BA.sum(-1),
+      'copy_accuracy': copied_BA.sum(-1),
+      'close_margin': one_B,
+    }
+    out = {'sums': sums, 'counts': counts}
+    if self.data.task.noops:
+      out['copied'] = self._copies(model, batch)
+    return out
+
+  def _copies(self, model, batch: Batch):
+    """Whether the greedy output is the input unchanged: the answer forced is z."""
+    task = self.data.task
+    start_B = batch.answer_BA[:, 0] + 1
+    z_BZ = task.inputs(batch.tokens_BL, start_B)
+    forced_BL, targets_BA = task.force(batch.tokens_BL, start_B, z_BZ)
+    logits_BAV = model(forced_BL, answer_BA=batch.answer_BA)
+    right_BA = logits_BAV.argmax(-1) == targets_BA
+    beyond_A = jnp.arange(targets_BA.shape[1]) > z_BZ.shape[1]
+    return (right_BA | beyond_A[None]).all(-1).astype(jnp.int32)
+
+
+def _add_noop_rates(own) -> None:
+  """Adds the rates of the two opposite mistakes about whether x occurs."""
+  noop = own['slices']['noop'].astype(np.int32)
+  sums, counts = own['sums'], own['counts']
+  sums['false_op'] = (1 - sums['exact_match']) * noop
+  sums['false_no_op'] = own['copied'] * (1 - noop)
+  counts['false_op'], counts['false_no_op'] = noop, 1 - noop
+
+
+def _as_uint64(hash_N2) -> np.ndarray:
+  words = np.asarray(hash_N2).astype(np.uint64)
+  return (words[..., 0] << np.uint64(32)) | words[..., 1]

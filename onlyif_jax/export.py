@@ -1,0 +1,48 @@
+"""Writes a run for others: `python -m onlyif_jax.export --workdir=DIR --to=hf --out=DIR`."""
+
+from absl import flags, logging
+from ml_collections import config_flags
+
+from onlyif_jax import cli
+from onlyif_jax.config import ConfigError, freeze
+
+_WORKDIR = flags.DEFINE_string('workdir', None, 'The directory of a run.')
+_CONFIG = config_flags.DEFINE_config_file(
+  'config', None, 'Instead of a workdir, for jsonl: FILE[:ARGS] of a config.'
+)
+_TO = flags.DEFINE_enum(
+  'to', None, ['hf', 'jsonl'], 'hf: a Hugging Face model; jsonl: the examples.'
+)
+_OUT = flags.DEFINE_string('out', None, 'A new directory to write.')
+_MEMBER = flags.DEFINE_string('member', None, 'Which member; default: the only one.')
+_STEP = flags.DEFINE_integer('step', None, 'Checkpoint step; default: the newest.')
+
+
+def main(argv) -> int:
+  """Writes the directory --out."""
+  del argv
+  for flag in (_TO, _OUT):
+    if not flag.value:
+      raise ConfigError(f'--{flag.name} is missing; see --help')
+  if bool(_WORKDIR.value) == bool(_CONFIG.value):
+    raise ConfigError('give one of --workdir=DIR and --config=FILE')
+  if _TO.value == 'hf' and not _WORKDIR.value:
+    raise ConfigError('--to=hf needs --workdir=DIR, a run with a checkpoint')
+  logging.set_verbosity(logging.WARNING)
+  from onlyif_jax import evaluation, exporting, sweep  # JAX starts here
+
+  if _WORKDIR.value:
+    config = evaluation.open_run(_WORKDIR.value).config
+  else:
+    config = freeze(_CONFIG.value)
+  sweep.claim_devices(config)
+  if _TO.value == 'hf':
+    path = exporting.run_to_hf(_WORKDIR.value, _OUT.value, _MEMBER.value, _STEP.value)
+  else:
+    path = exporting.config_to_jsonl(config, _OUT.value, _MEMBER.value)
+  print(f'written: {path}')
+  return 0
+
+
+if __name__ == '__main__':
+  cli.run(main)

@@ -1,0 +1,97 @@
+"""Addressed randomness: every key is `key(seed, purpose, index)`, nothing is threaded.
+
+A number drawn in a run depends on the run's seed, on what it is for and on its
+index, never on device count, host, batch size or the order of events. The
+integers of `Purpose` are fixed for good: a new purpose takes a new integer, so
+adding one changes no number drawn before.
+"""
+
+import enum
+import math
+
+import jax
+import jax.numpy as jnp
+
+ROUNDS = 6  # Feistel rounds; an even number, so both halves are mixed alike
+
+
+class Purpose(enum.IntEnum):
+  """What a random number is for."""
+
+  RULE_STRINGS = 1  # the enumeration of strings of one length
+  RULE_PAIRS = 2  # which y goes with which x
+  INIT = 3  # initial parameters
+  EPOCH_ORDER = 4  # order of the examples, index = epoch
+  NOOP_CHOICE = 5  # which examples are no-ops
+  TRAIN_INPUT = 6  # training inputs, index = example
+  SEEN_INPUT = 7  # fresh inputs for training rules
+  DEV_INPUT = 8  # inputs for dev rules
+  TEST_INPUT = 9  # inputs for test rules
+  DROPOUT = 10  # dropout masks, index = step
+  RULE_LENGTHS = 11  # which |y| goes with which |x|
+  SEEN_RULE = 12  # which training rules are evaluated, where counts differ
+  MIX = 13  # which test examples are no-ops at the training ratio
+
+
+def key(seed, purpose: Purpose, index=0) -> jax.Array:
+  """The typed key of (seed, purpose, index); each may be traced except purpose."""
+  return jax.random.fold_in(
+    jax.random.fold_in(jax.random.key(seed), int(purpose)), index
+  )
+
+
+def mix32(h: jax.Array) -> jax.Array:
+  """A bijective 32-bit finaliser (murmur3): every output bit sees every input bit."""
+  h = jnp.asarray(h, jnp.uint32)
+  h = (h ^ (h >> 16)) * jnp.uint32(0x85EBCA6B)
+  h = (h ^ (h >> 13)) * jnp.uint32(0xC2B2AE35)
+  return h ^ (h >> 16)
+
+
+def permute(key_: jax.Array, i, n: int) -> jax.Array:
+  """Keyed bijection of [0, n) at i: a mixed-radix Feistel network, cycle-walked.
+
+  i is an int32 scalar (vmap for more), n is static and at most 2**31 - 2**16.
+  """
+  return _walk(key_, i, n, _feistel)
+
+
+def unpermute(key_: jax.Array, i, n: int) -> jax.Array:
+  """The inverse of `permute`: unpermute(k, permute(k, i, n), n) == i."""
+  return _walk(key_, i, n, _unfeistel)
+
+
+def _walk(key_, i, n, network):
+  if not 1 <= n <= 2**31 - 2**16:
+    raise ValueError(f'a keyed bijection of [0, {n}) does not fit int32')
+  a = math.isqrt(n - 1) + 1
+  b = -(-n // a)  # a * b < n + a, so a walk leaves [0, n) rarely
+  subkeys = jax.random.bits(key_, (ROUNDS,), jnp.uint32)
+
+  def once(v):
+    return network(subkeys, v, a, b)
+
+  # i mod n keeps a value that is computed but not used from walking for ever.
+  v = once(jnp.asarray(i, jnp.int32) % n)
+  return jax.lax.while_loop(lambda v: v >= n, once, v)
+
+
+def _round(subkey, half, modulus):
+  h = mix32(half.astype(jnp.uint32) * jnp.uint32(0x9E3779B1) + subkey)
+  return (h % jnp.uint32(modulus)).astype(jnp.int32)
+
+
+def _feistel(subkeys, v, a, b):
+  left, right = v // b, v % b
+  for r in range(0, ROUNDS, 2):
+    left = (left + _round(subkeys[r], right, a)) % a
+    right = (right + _round(subkeys[r + 1], left, b)) % b
+  return left * b + right
+
+
+def _unfeistel(subkeys, v, a, b):
+  left, right = v // b, v % b
+  for r in reversed(range(0, ROUNDS, 2)):
+    right = (right - _round(subkeys[r + 1], left, b)) % b
+    left = (left - _round(subkeys[r], right, a)) % a
+  return left * b + right

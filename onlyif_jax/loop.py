@@ -1,0 +1,250 @@
+"""The host loop of one stack: chunks of steps, logging, evaluation, checkpoints.
+
+Everything that happens at a step happens at a fixed list of marks, so a resumed
+stack does the same work in the same order as one that was never interrupted.
+"""
+
+import dataclasses
+import signal
+import time
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tensorboardX import SummaryWriter
+
+from onlyif_jax.checkpoint import Checkpointer
+from onlyif_jax.evals.exact_match import EvalSet, Evaluator, eval_sets
+from onlyif_jax.experiment import Experiment, Row
+from onlyif_jax.training.metrics import Tally
+from onlyif_jax.training.parallel import StackProgram
+from onlyif_jax.workdir import (
+  DYNAMICS_COLUMNS,
+  RESULT_COLUMNS,
+  TIMING_COLUMNS,
+  Workdir,
+)
+
+IN_LOOP = ('dev', 'seen')  # the test rules are read once, at the end
+
+
+class StopSignal:
+  """Turns SIGTERM and Ctrl-C into a flag that is looked at between chunks."""
+
+  def __init__(self):
+    self.number = 0
+    for number in (signal.SIGTERM, signal.SIGINT):
+      signal.signal(number, self._set)
+
+  def _set(self, number, frame):
+    del frame
+    if self.number == signal.SIGINT:  # a second Ctrl-C ends at once
+      raise KeyboardInterrupt
+    self.number = number
+
+
+@dataclasses.dataclass(frozen=True)
+class Stack:
+  """Members that train together; `width` counts the padding that fills devices."""
+
+  name: str
+  rows: tuple[Row, ...]
+  width: int
+
+  @property
+  def padded(self) -> list[Row]:
+    """The rows, the last one repeated to the stack's width."""
+    return list(self.rows) + [self.rows[-1]] * (self.width - len(self.rows))
+
+
+def eval_steps(steps: int, points: int) -> list[int]:
+  """Log-spaced steps at which the loop evaluates; the last is the final step."""
+  if not points:
+    return []
+  first = max(1, steps // 128)
+  return sorted({round(s) for s in np.geomspace(first, steps, points)})
+
+
+def marks(steps: int, chunk: int, every: int, evals: Sequence[int]) -> list[int]:
+  """The steps at which a chunk ends: a fixed list, whatever was interrupted."""
+  regular = {*range(chunk, steps, chunk), *range(every, steps, every)}
+  return sorted(regular | set(evals) | {steps})
+
+
+class StackRun:
+  """Trains one stack to the end, from its newest checkpoint if there is one."""
+
+  def __init__(
+    self,
+    experiment: Experiment,
+    program: StackProgram,
+    evaluator: Evaluator,
+    stack: Stack,
+    workdir: Workdir,
+    on_chunk: Callable[[int, float, float | None], None],
+    stop: StopSignal | None = None,
+  ):
+    self.experiment, self.program, self.evaluator = experiment, program, evaluator
+    self.stack, self.workdir = stack, workdir
+    self.on_chunk, self.stop = on_chunk, stop
+    config = experiment.config
+    members = experiment.members(stack.padded)
+    self.members = jax.device_put(members, program.sharding)
+    self.steps = experiment.data.plan.steps
+    self.eval_steps = eval_steps(self.steps, config.eval.loop_points)
+    self.saves = set(range(config.checkpoint.every, self.steps, config.checkpoint.every))
+    self.failed: dict[str, int] = {}
+    self.dev_match: float | None = None
+
+  def run(self) -> bool:
+    """True when the stack is done, False when a signal stopped it."""
+    config = self.experiment.config
+    directory = self.workdir.file(f'checkpoints/{self.stack.name}')
+    with Checkpointer(directory, keep=config.checkpoint.keep) as saver:
+      state, step = self._restore(saver)
+      self.prompts = self.evaluator.training_prompts(self.members)
+      self._open_events()
+      todo = marks(
+        self.steps, config.stack.chunk, config.checkpoint.every, self.eval_steps
+      )
+      for mark in [m for m in todo if m > step]:
+        began = time.perf_counter()
+        state, sums = self.program.train(self.members, state, jnp.int32(mark - step))
+        self._log(mark, jax.device_get(sums), mark - step, began)
+        step = mark
+        if mark in self.eval_steps:
+          self._evaluate_in_loop(state['params'], mark)
+        stopped = self.stop is not None and self.stop.number
+        if mark in self.saves or mark == self.steps or stopped:
+          saver.save(mark, state, wait=bool(stopped))
+        if stopped and mark < self.steps:
+          return False
+      self._finish(state['params'])
+    return True
+
+  def _restore(self, saver: Checkpointer):
+    abstract = jax.eval_shape(self.program.init, self.members)
+    sharded = jax.tree.map(
+      lambda v: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=self.program.sharding),
+      abstract,
+    )
+    found = saver.restore(sharded)
+    step, state = (0, self.program.init(self.members)) if found is None else found
+    done = done_members(self.workdir)
+    self.workdir.cut_back(done, {row.member: step for row in self.stack.rows})
+    return state, step
+
+  def _open_events(self):
+    """One TensorBoard run per member, rewritten from the metrics that stand."""
+    self.events = {}
+    rows = self.workdir.read_json_lines('metrics.jsonl')
+    for row in self.stack.rows:
+      directory = self.workdir.file(f'events/{row.member}')
+      for old in directory.glob('events.*'):
+        old.unlink()
+      self.events[row.member] = SummaryWriter(str(directory))
+    for row in rows:
+      if row['member'] in self.events:
+        self._write_events(row)
+
+  def _write_events(self, row: dict):
+    for name, value in row.items():
+      if name not in ('member', 'step') and value is not None:
+        self.events[row['member']].add_scalar(name, value, row['step'])
+
+  def _record(self, rows: list[dict]):
+    self.workdir.append_json('metrics.jsonl', *rows)
+    for row in rows:
+      self._write_events(row)
+
+  def _log(self, step, sums, steps, began):
+    seconds = time.perf_counter() - began
+    losses, counts, failed = sums
+    rows = []
+    for m, row in enumerate(self.stack.rows):
+      if failed[m] >= 0 and row.member not in self.failed:
+        self.failed[row.member] = int(failed[m])
+        event = {'event': 'failed', 'member': row.member, 'step': int(failed[m])}
+        self.workdir.append_json('ledger.jsonl', event)
+      if row.member not in self.failed:
+        loss = float(losses[m] / counts[m])
+        rows.append({'member': row.member, 'step': step, 'loss': loss})
+    self._record(rows)
+    size = self.experiment.data.plan.batch_size * len(self.stack.rows)
+    self._time('train', step, seconds, steps * size / seconds)
+    mean = float(np.mean([r['loss'] for r in rows])) if rows else float('nan')
+    self.on_chunk(step, mean, self.dev_match)
+
+  def _time(self, what, step, seconds, rate=None):
+    row = {
+      'stack': self.stack.name,
+      'what': what,
+      'step': step,
+      'seconds': round(seconds, 4),
+      'examples_per_s': rate and round(rate, 1),
+    }
+    self.workdir.append_csv('timing.csv', TIMING_COLUMNS, [row])
+
+  def _evaluate_in_loop(self, params, step):
+    began = time.perf_counter()
+    n = self.experiment.config.eval.loop_examples
+    noops = self.experiment.data.task.noops
+    sets = [EvalSet(s, n, kind='even' if noops else 'plain') for s in IN_LOOP]
+    tallies = self.evaluator.tallies(params, self.members, sets, self.prompts)
+    table, lines, matches = [], [], []
+    for row, own in zip(self.stack.rows, tallies, strict=False):
+      if row.member in self.failed:
+        continue
+      whole = [t for t in own if t.slice == 'all']
+      table += [self.columns(row) | {'step': step} | tally_columns(t) for t in whole]
+      line = {f'{t.split}/{t.metric}': t.value for t in whole}
+      lines.append({'member': row.member, 'step': step} | line)
+      matches.append(line['dev/exact_match'])
+    for line in table:
+      del line['slice'], line['rule_se']
+    self.workdir.append_csv('dynamics.csv', DYNAMICS_COLUMNS, table)
+    self._record(lines)
+    self.dev_match = float(np.mean(matches)) if matches else None
+    self._time('eval', step, time.perf_counter() - began)
+
+  def _finish(self, params):
+    began = time.perf_counter()
+    config = self.experiment.config
+    sets = eval_sets(config.eval, self.experiment.data.task.noops)
+    tallies = self.evaluator.tallies(params, self.members, sets, self.prompts)
+    table = [
+      self.columns(row) | tally_columns(tally) | self._cost()
+      for row, own in zip(self.stack.rows, tallies, strict=False)
+      for tally in own
+      if row.member not in self.failed
+    ]
+    self.workdir.append_csv('results.csv', RESULT_COLUMNS, table)
+    good = [r.member for r in self.stack.rows if r.member not in self.failed]
+    event = {'event': 'done', 'stack': self.stack.name, 'members': good}
+    self.workdir.append_json('ledger.jsonl', event)
+    for writer in self.events.values():
+      writer.close()
+    self._time('final_eval', self.steps, time.perf_counter() - began)
+
+  def _cost(self):
+    return {'tokens': self.experiment.tokens, 'flops': self.experiment.flops}
+
+  def columns(self, row: Row) -> dict:
+    """The columns that name a member in every table."""
+    met = self.experiment.rules_met(row)
+    return dataclasses.asdict(row) | {'rules_met': met}
+
+
+def tally_columns(tally: Tally) -> dict:
+  """A tally as columns of a table."""
+  return dataclasses.asdict(tally) | {'value': tally.value}
+
+
+def done_members(workdir: Workdir) -> set[str]:
+  """Members whose results stand, or that failed, by the ledger."""
+  out: set[str] = set()
+  for event in workdir.ledger():
+    if event['event'] == 'done':
+      out |= set(event['members'])
+  return out

@@ -1,0 +1,215 @@
+"""GPT-2 in NNX, with the details of the Hugging Face model.
+
+Legend of shapes, used in all names of this package:
+  B batch   L sequence   A answer positions   T query positions
+  D width   H heads      K head width         F feed-forward width   V vocabulary
+  M members of a stack   P letters of x       Q letters of y         Z letters of z
+  O letters of the output                     R rules in a count table
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+LAYER_NORM_EPSILON = 1e-5  # as in HF; the NNX default is 1e-6
+INIT_STD = 0.02
+
+
+@dataclasses.dataclass(frozen=True)
+class GPT2Config:
+  """Sizes and switches; positions are 'learned' (GPT-2) or 'rotary' (GPT-NeoX)."""
+
+  vocab_size: int
+  max_length: int
+  layers: int
+  width: int
+  heads: int
+  positions: str = 'learned'
+  rotary_base: float = 10_000.0
+  dropout: float = 0.0
+  compute_dtype: str = 'float32'
+
+  @property
+  def head_width(self) -> int:
+    """Width of one head."""
+    return self.width // self.heads
+
+
+class Attention(nnx.Module):
+  """Causal self-attention; queries may be a subset of the positions."""
+
+  def __init__(self, config: GPT2Config, *, rngs: nnx.Rngs):
+    self.config = config
+    self.qkv = _linear(config, config.width, 3 * config.width, rngs)
+    self.out = _linear(config, config.width, config.width, rngs, residual=True)
+
+  def __call__(self, x_BLD, positions_BL, at_BA=None, mask=None, cache=None):
+    c = self.config
+    if at_BA is None:
+      q_BTD, k_BLD, v_BLD = jnp.split(self.qkv(x_BLD), 3, axis=-1)
+    else:  # queries at some positions only: the other rows of q are not needed
+      wq_DD, wkv_D2D = jnp.split(self.qkv.kernel[...], [c.width], axis=1)
+      bq_D, bkv_2D = jnp.split(self.qkv.bias[...], [c.width])
+      dtype = x_BLD.dtype
+      q_BTD = take(x_BLD, at_BA) @ wq_DD.astype(dtype) + bq_D.astype(dtype)
+      kv = x_BLD @ wkv_D2D.astype(dtype) + bkv_2D.astype(dtype)
+      k_BLD, v_BLD = jnp.split(kv, 2, axis=-1)
+    q_BTHK, k_BLHK, v_BLHK = map(self._heads, (q_BTD, k_BLD, v_BLD))
+    query_BT = positions_BL if at_BA is None else take(positions_BL, at_BA)
+    if c.positions == 'rotary':
+      q_BTHK = rotate(q_BTHK, query_BT, c.rotary_base)
+      k_BLHK = rotate(k_BLHK, positions_BL, c.rotary_base)
+    if cache is not None:
+      k_BLHK, v_BLHK, cache = cache.append(k_BLHK, v_BLHK)
+    key_L = jnp.arange(k_BLHK.shape[1])
+    # A position is its index, so causality is a comparison of positions.
+    allowed_BTL = query_BT[:, :, None] >= key_L[None, None, :]
+    if mask is not None:
+      allowed_BTL &= mask if at_BA is None else take(mask, at_BA)
+    y_BTHK = attend(q_BTHK, k_BLHK, v_BLHK, allowed_BTL)
+    y_BTD = self.out(y_BTHK.reshape(*y_BTHK.shape[:2], c.width))
+    return y_BTD, cache
+
+  def _heads(self, x_BLD):
+    return x_BLD.reshape(*x_BLD.shape[:2], self.config.heads, self.config.head_width)
+
+
+class MLP(nnx.Module):
+  """The feed-forward layer, four times as wide, with gelu_new."""
+
+  def __init__(self, config: GPT2Config, *, rngs: nnx.Rngs):
+    self.up = _linear(config, config.width, 4 * config.width, rngs)
+    self.down = _linear(config, 4 * config.width, config.width, rngs, residual=True)
+
+  def __call__(self, x_BLD):
+    return self.down(jax.nn.gelu(self.up(x_BLD), approximate=True))
+
+
+class Block(nnx.Module):
+  """Pre-norm block: x + attention, then x + MLP."""
+
+  def __init__(self, config: GPT2Config, *, rngs: nnx.Rngs):
+    self.norm_1 = _norm(config, rngs)
+    self.attention = Attention(config, rngs=rngs)
+    self.norm_2 = _norm(config, rngs)
+    self.mlp = MLP(config, rngs=rngs)
+    self.drop = nnx.Dropout(config.dropout)
+
+  def __call__(self, x_BLD, positions_BL, at_BA=None, mask=None, cache=None, key=None):
+    """With at_BA the output has those positions only."""
+    keys = (None, None) if key is None else jax.random.split(key)
+    y, cache = self.attention(self.norm_1(x_BLD), positions_BL, at_BA, mask, cache)
+    x_BLD = x_BLD if at_BA is None else take(x_BLD, at_BA)
+    x_BLD = x_BLD + self._drop(y, keys[0])
+    return x_BLD + self._drop(self.mlp(self.norm_2(x_BLD)), keys[1]), cache
+
+  def _drop(self, x, key):
+    return x if key is None else self.drop(x, rngs=key, deterministic=False)
+
+
+class GPT2(nnx.Module):
+  """tokens -> logits; the head is tied to the embedding."""
+
+  def __init__(self, config: GPT2Config, *, rngs: nnx.Rngs):
+    self.config = config
+    self.embed = _embed(config, config.vocab_size, rngs)
+    if config.positions == 'learned':
+      self.position = _embed(config, config.max_length, rngs)
+    self.blocks = nnx.List([Block(config, rngs=rngs) for _ in range(config.layers)])
+    self.norm = _norm(config, rngs)
+    self.drop = nnx.Dropout(config.dropout)
+
+  def __call__(
+    self,
+    tokens_BL,
+    *,
+    answer_BA=None,
+    positions_BL=None,
+    mask=None,
+    cache=None,
+    key=None,
+  ):
+    """Logits [B, L, V], or [B, A, V] at the positions answer_BA.
+
+    With answer_BA the last layer and the head work at those positions only:
+    same logits, same gradients, less work. mask [B, L, L] (query, key) narrows
+    causal attention. With a cache (see `decode`), returns (logits, cache). key
+    turns dropout on.
+    """
+    c = self.config
+    if positions_BL is None:
+      positions_BL = jnp.broadcast_to(jnp.arange(tokens_BL.shape[1]), tokens_BL.shape)
+    x_BLD = self.embed(tokens_BL)
+    if c.positions == 'learned':
+      x_BLD = x_BLD + self.position(positions_BL)
+    keys = [None] * (c.layers + 1)
+    if key is not None and c.dropout > 0:
+      keys = list(jax.random.split(key, c.layers + 1))
+      x_BLD = self.drop(x_BLD, rngs=keys[-1], deterministic=False)
+    caches = [None] * c.layers if cache is None else list(cache)
+    for n, block in enumerate(self.blocks):
+      at_BA = answer_BA if n == c.layers - 1 else None
+      x_BLD, caches[n] = block(x_BLD, positions_BL, at_BA, mask, caches[n], keys[n])
+    logits = self.embed.attend(self.norm(x_BLD)).astype(jnp.float32)
+    return logits if cache is None else (logits, caches)
+
+
+def take(x_BL, at_BA):
+  """x at the given positions of each row."""
+  index = at_BA.reshape(at_BA.shape + (1,) * (x_BL.ndim - 2))
+  return jnp.take_along_axis(x_BL, index, axis=1)
+
+
+def attend(q_BTHK, k_BLHK, v_BLHK, allowed_BTL):
+  """Softmax attention in float32 over the allowed positions."""
+  scale = q_BTHK.shape[-1] ** -0.5
+  scores_BHTL = jnp.einsum(
+    'BTHK,BLHK->BHTL', q_BTHK * scale, k_BLHK, preferred_element_type=jnp.float32
+  )
+  scores_BHTL = jnp.where(allowed_BTL[:, None], scores_BHTL, -1e30)
+  weights_BHTL = jax.nn.softmax(scores_BHTL, axis=-1).astype(v_BLHK.dtype)
+  return jnp.einsum('BHTL,BLHK->BTHK', weights_BHTL, v_BLHK)
+
+
+def rotate(x_BLHK, positions_BL, base: float):
+  """Rotary positions over the whole head, halves paired as in GPT-NeoX."""
+  half = x_BLHK.shape[-1] // 2
+  rate_K = base ** (-jnp.arange(half) / half)
+  angle_BLK = positions_BL[:, :, None] * rate_K[None, None]
+  cos, sin = jnp.cos(angle_BLK)[:, :, None], jnp.sin(angle_BLK)[:, :, None]
+  a, b = x_BLHK[..., :half], x_BLHK[..., half:]
+  turned = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
+  return turned.astype(x_BLHK.dtype)
+
+
+def _linear(config, n_in, n_out, rngs, *, residual=False):
+  """Normal(0.02) weights; those that write to the residual stream are scaled."""
+  std = INIT_STD / (2 * config.layers) ** 0.5 if residual else INIT_STD
+  return nnx.Linear(
+    n_in,
+    n_out,
+    kernel_init=nnx.initializers.normal(std),
+    dtype=jnp.dtype(config.compute_dtype),
+    rngs=rngs,
+  )
+
+
+def _embed(config, rows, rngs):
+  return nnx.Embed(
+    rows,
+    config.width,
+    embedding_init=nnx.initializers.normal(INIT_STD),
+    dtype=jnp.dtype(config.compute_dtype),
+    rngs=rngs,
+  )
+
+
+def _norm(config, rngs):
+  return nnx.LayerNorm(
+    config.width,
+    epsilon=LAYER_NORM_EPSILON,
+    dtype=jnp.dtype(config.compute_dtype),
+    rngs=rngs,
+  )

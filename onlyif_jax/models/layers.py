@@ -1,0 +1,155 @@
+"""The elementary operations of the models, with gradients written out.
+
+Each computes what its plain form in jnp does. XLA's CPU compiler makes more
+passes over memory for the derived gradients than these need; elsewhere the two
+compile to much the same. Shape names as in `gpt2`; N stands for any leading axes.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+
+def linear(layer, x_ND):
+  """An nnx.Linear at x, in the dtype of x."""
+  return affine(
+    x_ND, layer.kernel[...].astype(x_ND.dtype), layer.bias[...].astype(x_ND.dtype)
+  )
+
+
+@jax.custom_vjp
+def affine(x_ND, kernel_DE, bias_E):
+  """x @ kernel + bias, all of one dtype."""
+  return x_ND @ kernel_DE + _as_rank_of(x_ND, bias_E)
+
+
+def _as_rank_of(x_ND, v_D):
+  return v_D.reshape((1,) * (x_ND.ndim - 1) + v_D.shape)
+
+
+def _affine_forward(x_ND, kernel_DE, bias_E):
+  return affine(x_ND, kernel_DE, bias_E), (x_ND, kernel_DE)
+
+
+def _affine_backward(saved, g_NE):
+  x_ND, kernel_DE = saved
+  rows_ND = x_ND.reshape(-1, x_ND.shape[-1])
+  g_rows_NE = g_NE.reshape(-1, g_NE.shape[-1])
+  dx_ND = (g_rows_NE @ kernel_DE.T).reshape(x_ND.shape)
+  dkernel_DE = lax.platform_dependent(
+    rows_ND, g_rows_NE, cpu=_kernel_gradient_cpu, default=lambda x, g: x.T @ g
+  )
+  return dx_ND, dkernel_DE, g_rows_NE.sum(0)
+
+
+affine.defvjp(_affine_forward, _affine_backward)
+
+
+def _kernel_gradient_cpu(x_ND, g_NE):
+  """x.T @ g by a copy of the narrower factor's transpose.
+
+  Left to itself XLA transposes the gradient, and its matmul of two factors in
+  that layout is about three times slower. The outer barriers keep the copy
+  apart from what made x or g, which would be computed in the copy's order.
+  """
+  fix = lax.optimization_barrier
+  if x_ND.shape[1] <= g_NE.shape[1]:
+    return fix(fix(x_ND).T) @ g_NE
+  return fix(fix(fix(g_NE).T) @ x_ND).T
+
+
+_GELU_RATE = math.sqrt(2 / math.pi)
+_GELU_CUBE = 0.044715
+
+
+@jax.custom_vjp
+def gelu(x):
+  """gelu_new: the tanh approximation of GELU; float32 inside."""
+  x32 = x.astype(jnp.float32)
+  return (0.5 * x32 * (1 + _gelu_tanh(x32))).astype(x.dtype)
+
+
+def _gelu_tanh(x):
+  return jnp.tanh(_GELU_RATE * x * (1 + _GELU_CUBE * (x * x)))
+
+
+def _gelu_backward(x, g):
+  # The tanh is computed again: cheaper than to store and load it.
+  x32 = x.astype(jnp.float32)
+  t = _gelu_tanh(x32)
+  slope = _GELU_RATE * (1 + 3 * _GELU_CUBE * (x32 * x32))
+  return ((g * (0.5 * (1 + t) + 0.5 * x32 * (1 - t * t) * slope)).astype(x.dtype),)
+
+
+gelu.defvjp(lambda x: (gelu(x), x), _gelu_backward)
+
+
+def layer_norm(layer, x_ND):
+  """An nnx.LayerNorm over the last axis; float32 inside, the dtype of x outside."""
+  return _normalize(x_ND, layer.scale[...], layer.bias[...], layer.epsilon)
+
+
+def _normalize_plain(x_ND, scale_D, bias_D, epsilon):
+  x32_ND = x_ND.astype(jnp.float32)
+  mean_N1 = x32_ND.mean(-1, keepdims=True)
+  square_N1 = (x32_ND * x32_ND).mean(-1, keepdims=True)
+  variance_N1 = jnp.maximum(square_N1 - mean_N1 * mean_N1, 0)
+  rate_N1 = lax.rsqrt(variance_N1 + epsilon)
+  scale_ND, bias_ND = _as_rank_of(x_ND, scale_D), _as_rank_of(x_ND, bias_D)
+  y_ND = (x32_ND - mean_N1) * (rate_N1 * scale_ND) + bias_ND
+  return y_ND.astype(x_ND.dtype), (x_ND, mean_N1, rate_N1, scale_D)
+
+
+def _normalize_backward(epsilon, saved, g_ND):
+  x_ND, mean_N1, rate_N1, scale_D = saved
+  normal_ND = (x_ND.astype(jnp.float32) - mean_N1) * rate_N1
+  g_ND = g_ND.astype(jnp.float32)
+  scaled_ND = g_ND * _as_rank_of(x_ND, scale_D)
+  along_N1 = (scaled_ND * normal_ND).mean(-1, keepdims=True)
+  centred_ND = scaled_ND - scaled_ND.mean(-1, keepdims=True)
+  dx_ND = rate_N1 * (centred_ND - normal_ND * along_N1)
+  rows = tuple(range(x_ND.ndim - 1))
+  return dx_ND.astype(x_ND.dtype), (g_ND * normal_ND).sum(rows), g_ND.sum(rows)
+
+
+_normalize = jax.custom_vjp(
+  lambda *operands: _normalize_plain(*operands)[0], nondiff_argnums=(3,)
+)
+_normalize.defvjp(_normalize_plain, _normalize_backward)
+
+
+def rotary_tables(positions_BL, head_width: int, base: float):
+  """(cos, sin) [B, L, K/2] of positions [B, L]; B is 1 where rows agree.
+
+  Positions in numpy give constants: XLA would evaluate the cosines anew in
+  every operation that uses them.
+  """
+  np_or_jnp = np if isinstance(positions_BL, np.ndarray) else jnp
+  rate_K = base ** (-np.arange(head_width // 2) / (head_width // 2))
+  angle = positions_BL[:, :, None] * rate_K.astype(np.float32)[None, None]
+  return tuple(f(angle).astype(np.float32) for f in (np_or_jnp.cos, np_or_jnp.sin))
+
+
+@jax.custom_vjp
+def rotate(x_BLHK, cos_BLK, sin_BLK):
+  """Rotary positions over the whole head, halves paired as in GPT-NeoX."""
+  half = x_BLHK.shape[-1] // 2
+  cos, sin = cos_BLK[:, :, None], sin_BLK[:, :, None]
+  a, b = x_BLHK[..., :half], x_BLHK[..., half:]
+  turned = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
+  return turned.astype(x_BLHK.dtype)
+
+
+def _rotate_forward(x_BLHK, cos_BLK, sin_BLK):
+  return rotate(x_BLHK, cos_BLK, sin_BLK), (cos_BLK, sin_BLK)
+
+
+def _rotate_backward(saved, g_BLHK):
+  cos_BLK, sin_BLK = saved
+  return rotate(g_BLHK, cos_BLK, -sin_BLK), None, None  # the inverse turns back
+
+
+rotate.defvjp(_rotate_forward, _rotate_backward)

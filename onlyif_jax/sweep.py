@@ -1,0 +1,220 @@
+"""A whole sweep: rows into stacks, the ledger, and the analysis at the end."""
+
+import dataclasses
+import os
+import resource
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from onlyif_jax import experiment as experiment_lib
+from onlyif_jax.analysis import results, table
+from onlyif_jax.config import ConfigError, RunConfig, StackConfig
+from onlyif_jax.experiment import Experiment, Row
+from onlyif_jax.loop import Stack, StackRun, StopSignal, done_members
+from onlyif_jax.progress import Progress
+from onlyif_jax.provenance import provenance
+from onlyif_jax.tasks import certificate
+from onlyif_jax.training import parallel
+from onlyif_jax.workdir import Workdir
+
+# Settings of a stack by platform and model size, filled in where the config says
+# 'auto' or 0, and stored with the run. On CPU a small member does not fill two
+# cores, so two members run side by side on two virtual devices.
+_SMALL = 128  # widest model that counts as small
+_TABLE = {
+  ('cpu', True): StackConfig('map', 0, 2, 1, 100),
+  ('cpu', False): StackConfig('map', 0, 1, 1, 10),
+  ('gpu', True): StackConfig('vmap', 32, 0, 1, 200),
+  ('gpu', False): StackConfig('map', 1, 0, 1, 100),
+  ('tpu', True): StackConfig('vmap', 32, 0, 1, 200),
+  ('tpu', False): StackConfig('map', 1, 0, 1, 100),
+}
+
+
+def claim_devices(config: RunConfig) -> None:
+  """Makes enough virtual CPU devices for the mesh; call before JAX is used."""
+  s = config.stack
+  cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else 1
+  wanted = max(1, s.member_devices or min(2, cores)) * max(1, s.data_devices)
+  if jax.config.jax_num_cpu_devices < wanted:
+    jax.config.update('jax_num_cpu_devices', wanted)
+
+
+def resolve(config: RunConfig) -> RunConfig:
+  """Fills in how members are stacked on this machine's devices."""
+  s, devices = config.stack, jax.device_count()
+  platform = jax.default_backend()
+  default = _TABLE.get(
+    (platform, config.model.width <= _SMALL),
+    _TABLE['gpu', config.model.width <= _SMALL],
+  )
+  data = s.data_devices or default.data_devices
+  member = s.member_devices or min(default.member_devices or devices, devices // data)
+  members = s.members or max(default.members, member)
+  members = -(-members // member) * member
+  stack = StackConfig(
+    mode=default.mode if s.mode == 'auto' else s.mode,
+    members=members,
+    member_devices=member,
+    data_devices=data,
+    chunk=s.chunk or default.chunk,
+  )
+  if config.data.batch_size % data:
+    raise ConfigError(
+      f'data.batch_size={config.data.batch_size} is not divisible by '
+      f'stack.data_devices={data}'
+    )
+  return dataclasses.replace(config, stack=stack)
+
+
+def main(config: RunConfig, path: str | os.PathLike) -> int:
+  """Runs a sweep and prints its results; the exit code of the main command."""
+  began = time.perf_counter()
+  stop = StopSignal()
+  finished, failed, analysis = run(config, path, stop)
+  if not finished:
+    print(f'stopped after a save; the same command goes on from there ({path})')
+    return 128 + stop.number
+  for member in failed:
+    print(f'member {member} stopped being finite; see ledger.jsonl and lower its rate')
+  if analysis is not None:
+    table.show(analysis)
+    print(f'figure: {Path(path) / "figure.png"}')
+  used = resource.getrusage(resource.RUSAGE_SELF)
+  print(
+    f'took {(time.perf_counter() - began) / 60:.1f} min, '
+    f'{(used.ru_utime + used.ru_stime) / 60:.1f} min of CPU time'
+  )
+  print(f'next: python -m onlyif_jax.evaluate --workdir={path} --show=20')
+  return 1 if failed else 0
+
+
+def run(config: RunConfig, path: str | os.PathLike, stop: StopSignal | None = None):
+  """Runs or resumes a sweep: (finished, failed members, analysis)."""
+  workdir = Workdir(path)
+  workdir.create()
+  workdir.adopt(config)
+  stored = workdir.config()
+  config = resolve(config)
+  if stored is not None:  # the stored way of stacking goes on, and so does the order
+    config = extend(stored, config)
+  experiment = experiment_lib.build(config)
+  _write_provenance(workdir, experiment)
+  config, experiment = _measured(config, experiment)
+  workdir.write_json('config.json', dataclasses.asdict(config))
+  _certify(workdir, experiment)
+  mesh = parallel.make_mesh(config.stack.member_devices, config.stack.data_devices)
+  program = experiment.program(mesh, config.stack.mode)
+  evaluator = experiment.evaluator(mesh)
+  rows = experiment_lib.rows(config)
+  done = done_members(workdir) | set(failed_members(workdir))
+  plan = experiment.data.plan
+  with Progress(len(rows), plan.steps, plan.batch_size) as progress:
+    progress.rows_done = sum(row.member in done for row in rows)
+    for stack in plan_stacks(workdir, rows, config.stack.members):
+      if all(row.member in done for row in stack.rows):
+        continue
+      on_chunk = progress.stack(len(stack.rows))
+      one = StackRun(experiment, program, evaluator, stack, workdir, on_chunk, stop)
+      if not one.run():
+        return False, failed_members(workdir), None
+  failed = failed_members(workdir)
+  some = any(row.member not in failed for row in rows)
+  return True, failed, results.analyse(Path(path)) if some else None
+
+
+def extend(stored: RunConfig, new: RunConfig) -> RunConfig:
+  """The stored config with the union of both calls' counts and the most seeds."""
+  counts = tuple(sorted({*stored.sweep.counts, *new.sweep.counts}))
+  seeds = max(stored.sweep.seeds, new.sweep.seeds, key=_seed_rank)
+  sweep = dataclasses.replace(stored.sweep, counts=counts, seeds=seeds)
+  return dataclasses.replace(stored, sweep=sweep)
+
+
+def _seed_rank(text: str):
+  return [int(n) for n in text.split('x')]
+
+
+def plan_stacks(workdir: Workdir, rows: list[Row], width: int) -> list[Stack]:
+  """The stacks that the ledger names, then new ones for the rows that are left."""
+  by_name = {row.member: row for row in rows}
+  stacks, planned = [], set()
+  for event in workdir.ledger():
+    if event['event'] == 'planned':
+      own = tuple(by_name[m] for m in event['members'] if m in by_name)
+      planned |= set(event['members'])
+      if own:
+        stacks.append(Stack(event['stack'], own, width))
+  left = [row for row in rows if row.member not in planned]
+  for start in range(0, len(left), width):
+    own = tuple(left[start : start + width])
+    stack = Stack(f'{len(stacks):03d}', own, width)
+    members = [row.member for row in own]
+    event = {'event': 'planned', 'stack': stack.name, 'members': members}
+    workdir.append_json('ledger.jsonl', event)
+    stacks.append(stack)
+  return stacks
+
+
+def failed_members(workdir: Workdir) -> list[str]:
+  """Members that stopped being finite."""
+  return [e['member'] for e in workdir.ledger() if e['event'] == 'failed']
+
+
+def _write_provenance(workdir: Workdir, experiment: Experiment) -> None:
+  call = provenance() | {
+    'devices': [str(d) for d in jax.devices()],
+    'platform': jax.default_backend(),
+    'parameters': experiment.parameters,
+    'seeds': experiment.config.sweep.seeds,
+  }
+  path = workdir.file('provenance.json')
+  if not path.exists():
+    workdir.write_json('provenance.json', call)
+  else:
+    workdir.append_json('resumes.jsonl', call)
+
+
+def _certify(workdir: Workdir, experiment: Experiment) -> None:
+  """Writes splits.json, or refuses to go on where the split does not hold."""
+  config = experiment.config
+  largest = max(*config.sweep.counts, config.sweep.reference_count)
+  if 'infinite_rules' in config.sweep.references:
+    largest = experiment.data.rules.capacity()  # it meets every training string
+  seeds = sorted({row.rules_seed for row in experiment_lib.rows(config)})
+  path = workdir.file('splits.json')
+  reports = [
+    certificate.certify(experiment.data.rules, s, largest, config.eval.examples)
+    for s in seeds
+  ]
+  for report in reports:
+    wrong = certificate.broken(report)
+    if wrong:
+      raise ConfigError(f'the split does not hold ({"; ".join(wrong)}); see {path}')
+  workdir.write_json('splits.json', reports)
+
+
+def _measured(config: RunConfig, experiment: Experiment):
+  """With stack.mode=measure: times the modes on a few steps and takes the best."""
+  if config.stack.mode != 'measure':
+    return config, experiment
+  mesh = parallel.make_mesh(config.stack.member_devices, config.stack.data_devices)
+  rows = experiment_lib.rows(config)
+  rows = (rows * config.stack.members)[: config.stack.members]
+  seconds = {}
+  for mode in ('map', 'vmap', 'serial'):
+    program = experiment.program(mesh, mode)
+    members = jax.device_put(experiment.members(rows), program.sharding)
+    state = program.init(members)
+    for n in (1, 3):
+      began = time.perf_counter()
+      state, sums = program.train(members, state, jnp.int32(n))
+      jax.block_until_ready(sums)
+      seconds[mode] = time.perf_counter() - began
+  best = min(seconds, key=lambda mode: seconds[mode])
+  stack = dataclasses.replace(config.stack, mode=best)
+  config = dataclasses.replace(config, stack=stack)
+  return config, dataclasses.replace(experiment, config=config)

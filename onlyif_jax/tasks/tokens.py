@@ -1,0 +1,87 @@
+"""Token ids and the layout of one sequence: x SEP y SEP z SEP out EOS.
+
+Sequences are right-padded without gaps, and a token's position is its index.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+PAD, EOS, SEP, MASK = 0, 1, 2, 3  # 3 to 5 are reserved for tasks; 3 hides text
+FIRST_LETTER = 6
+_NAMES = {PAD: '.', EOS: '$', SEP: '|', MASK: '?', 4: '{', 5: '}'}
+# 26 letters by alphabet; beyond them upper case, then code points from 0x100.
+_LETTERS = 'abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ'
+
+
+class Example(NamedTuple):
+  """One example as a model reads it, and what is known about it.
+
+  tokens_L: the sequence; answer_start, answer_len: where its answer is, end
+  token included; inserted_A: the answer positions that the rule inserted, not
+  copied; prompt_hash_2: 64 bits of the prompt; slices: name -> integer.
+  """
+
+  tokens_L: jax.Array
+  answer_start: jax.Array
+  answer_len: jax.Array
+  inserted_A: jax.Array
+  prompt_hash_2: jax.Array
+  slices: dict[str, jax.Array]
+
+
+def join(pieces, size: int):
+  """Concatenates (values_N, length) pieces into (tokens_L, total length)."""
+  t = jnp.arange(size)
+  out, start = jnp.zeros(size, jnp.int32), jnp.int32(0)
+  for values_N, length in pieces:
+    inside = (t >= start) & (t < start + length)
+    at = jnp.clip(t - start, 0, values_N.shape[0] - 1)
+    out = jnp.where(inside, values_N[at], out)
+    start = start + length
+  return out, start
+
+
+def letters_to_ids(letters_N):
+  """Letters 0..A-1 -> token ids."""
+  return letters_N + FIRST_LETTER
+
+
+def hash_prompt(tokens_L, length):
+  """Two 32-bit hashes of the first `length` tokens; equal prompts, equal hashes."""
+  t = jnp.arange(tokens_L.shape[0], dtype=jnp.uint32)
+  live = t < length.astype(jnp.uint32)
+  out = []
+  for salt in (0x9E3779B1, 0x85EBCA77):
+    h = (tokens_L.astype(jnp.uint32) + 1) * jnp.uint32(salt) + t
+    h = (h ^ (h >> 15)) * jnp.uint32(0x2C1B3C6D) * (2 * t + 1)
+    h = (h ^ (h >> 12)) * jnp.uint32(0x297A2D39)
+    out.append(jnp.where(live, h ^ (h >> 15), 0).sum(dtype=jnp.uint32))
+  return jnp.stack(out)
+
+
+def encode(text: str) -> list[int]:
+  """Text -> letters 0..A-1, the inverse of `decode`."""
+  return [
+    _LETTERS.index(c) if c in _LETTERS else ord(c) - 0x100 + len(_LETTERS)
+    for c in text
+  ]
+
+
+def decode(letters) -> str:
+  """Letters 0..A-1 -> text."""
+  return ''.join(
+    _LETTERS[n] if n < len(_LETTERS) else chr(0x100 + n - len(_LETTERS))
+    for n in map(int, letters)
+  )
+
+
+def show(tokens) -> str:
+  """Token ids -> readable text; padding at the end is left out."""
+  ids = [int(n) for n in tokens]
+  while ids and ids[-1] == PAD:
+    ids.pop()
+  return ''.join(
+    _NAMES[n] if n < FIRST_LETTER else decode([n - FIRST_LETTER]) for n in ids
+  )

@@ -1,0 +1,108 @@
+"""The mesh (member, data), and a stack's programs on it.
+
+Members are split along 'member' and never communicate; a batch is split along
+'data', where gradients are summed. Axes are of type Auto.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from onlyif_jax.config import ConfigError
+from onlyif_jax.training import ensemble
+from onlyif_jax.training.step import Trainer
+
+
+def make_mesh(member: int, data: int = 1, devices=None):
+  """A mesh of member x data devices."""
+  devices = jax.devices() if devices is None else devices
+  if member * data > len(devices):
+    raise ConfigError(
+      f'stack.member_devices={member} x stack.data_devices={data} needs '
+      f'{member * data} devices; there are {len(devices)}'
+    )
+  return jax.make_mesh(
+    (member, data),
+    ('member', 'data'),
+    axis_types=(AxisType.Auto, AxisType.Auto),
+    devices=devices[: member * data],
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class StackProgram:
+  """The compiled functions of a stack: one compile serves every stack of a run."""
+
+  trainer: Trainer
+  mesh: jax.sharding.Mesh
+  mode: str
+
+  @property
+  def sharding(self):
+    """Where a stacked tree lives: members along 'member', the rest replicated."""
+    return NamedSharding(self.mesh, P('member'))
+
+  @functools.cached_property
+  def init(self):
+    """members -> state."""
+    lifted = ensemble.lift(self.trainer.init, 'map')
+    return jax.jit(lifted, out_shardings=self.sharding)
+
+  @functools.cached_property
+  def train(self):
+    """(members, state, n) -> (state, (loss sum, answer tokens, failed), each [M]).
+
+    Runs n steps (traced, so every chunk length is the same program); the state
+    is donated. failed: the step at which a member stopped being finite, or -1.
+    """
+    if self.mode == 'serial':
+      return self._train_serially
+    return self._train_program(self.mode)
+
+  def _train_program(self, mode):
+    chunk = ensemble.lift(lambda one, n: self._chunk(*one, n), mode)
+    sharded = jax.shard_map(
+      lambda members, state, n: chunk((members, state), n),
+      mesh=self.mesh,
+      in_specs=(P('member'), P('member'), P()),
+      out_specs=P('member'),
+    )
+    return jax.jit(sharded, donate_argnums=1)
+
+  @functools.cached_property
+  def _train_one(self):
+    return jax.jit(self._chunk, donate_argnums=1)
+
+  def _train_serially(self, members, state, n):
+    outs = []
+    for m in range(ensemble.size(members)):
+      one = ensemble.unstack(members, m), ensemble.unstack(state, m)
+      outs.append(self._train_one(*one, n))
+    return jax.device_put(ensemble.stack(outs), self.sharding)
+
+  def _chunk(self, member, state, n):
+    """n steps of one member on this device's share of the batch."""
+    parts = self.mesh.shape['data']
+    shard = (lax.axis_index('data') if parts > 1 else 0, parts)
+
+    def vary(tree):
+      # Without this the gradient of replicated parameters is summed twice.
+      return jax.tree.map(lambda v: lax.pcast(v, 'data', to='varying'), tree)
+
+    over_data = {'reduce': lambda tree: lax.psum(tree, 'data'), 'vary': vary}
+
+    def body(_, carry):
+      state, (loss, count) = carry
+      more = over_data if parts > 1 else {}
+      state, (step_loss, step_count) = self.trainer.step(member, state, shard, **more)
+      return state, (loss + step_loss, count + step_count)
+
+    # Sums start from the state so that they vary over the mesh as it does.
+    zero = 0.0 * state['step'].astype(jnp.float32)
+    state, (loss, count) = lax.fori_loop(0, n, body, (state, (zero, zero)))
+    return state, (loss, count, state['failed'] + 0)

@@ -1,0 +1,112 @@
+"""One training step of one member: pure, without files, devices or loops.
+
+`reduce` and `vary` are the identity here; `parallel` passes a psum and a pcast
+when a batch is spread over devices.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from onlyif_jax import keys
+from onlyif_jax.config import OptimConfig
+from onlyif_jax.data import Batch, Data, Member
+from onlyif_jax.keys import Purpose
+from onlyif_jax.models.gpt2 import GPT2, GPT2Config
+from onlyif_jax.training import optim
+
+State = dict[str, Any]  # 'params', 'opt', 'step' (int32), 'failed' (int32, -1: no)
+
+
+def _identity(tree):
+  return tree
+
+
+@dataclasses.dataclass(frozen=True)
+class Trainer:
+  """What is static in a stack's training: data, model and optimiser."""
+
+  data: Data
+  model: GPT2Config
+  optim: OptimConfig
+
+  @property
+  def graphdef(self):
+    """The model without its parameters."""
+    return graphdef(self.model)
+
+  def init(self, member: Member) -> State:
+    """The state before the first step, from the member's init seed."""
+    key = keys.key(member.init_seed, Purpose.INIT)
+    params = nnx.to_pure_dict(
+      nnx.state(GPT2(self.model, rngs=nnx.Rngs(key)), nnx.Param)
+    )
+    return {
+      'params': params,
+      'opt': self._optimizer(member).init(params),
+      'step': jnp.int32(0),
+      'failed': jnp.int32(-1),
+    }
+
+  def step(
+    self, member: Member, state: State, shard=(0, 1), reduce=_identity, vary=_identity
+  ):
+    """One update: (state, (loss sum, answer tokens)).
+
+    shard = (which, of how many) equal parts of the batch to compute here. A
+    step that is not finite changes nothing and is recorded in 'failed'; so are
+    all later ones.
+    """
+    size = self.data.plan.batch_size // shard[1]
+    first = state['step'] * self.data.plan.batch_size + shard[0] * size
+    batch = self.data.train_examples(
+      member, first + jnp.arange(size, dtype=jnp.int32)
+    )
+    key = None
+    if self.model.dropout:
+      key = keys.key(member.order_seed, Purpose.DROPOUT, state['step'])
+      key = jax.random.fold_in(key, shard[0])
+    (loss, count), grads = jax.value_and_grad(self.loss, has_aux=True)(
+      vary(state['params']), batch, key
+    )
+    # The sum of losses is differentiated, so uneven shards weigh as they should.
+    loss, count, grads = reduce((loss, count, grads))
+    grads = jax.tree.map(lambda g: g / count, grads)
+    state = self._update(member, state, grads, loss)
+    return state, (jnp.where(state['failed'] < 0, loss, 0.0), count)
+
+  def loss(self, params, batch: Batch, key=None):
+    """(sum of answer losses in nats, number of answer tokens)."""
+    model = nnx.merge(self.graphdef, params)
+    logits_BAV = model(batch.tokens_BL, answer_BA=batch.answer_BA, key=key)
+    nll_BA = optax.losses.softmax_cross_entropy_with_integer_labels(
+      logits_BAV, batch.targets_BA
+    )
+    return (nll_BA * batch.weights_BA).sum(), batch.weights_BA.sum()
+
+  def _update(self, member, state, grads, loss):
+    updates, opt = self._optimizer(member).update(grads, state['opt'], state['params'])
+    params = optax.apply_updates(state['params'], updates)
+    finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(grads))
+    ok = finite & (state['failed'] < 0)
+    params, opt = jax.tree.map(
+      lambda new, old: jnp.where(ok, new, old),
+      (params, opt),
+      (state['params'], state['opt']),
+    )
+    failed = jnp.where(ok | (state['failed'] >= 0), state['failed'], state['step'])
+    return {'params': params, 'opt': opt, 'step': state['step'] + 1, 'failed': failed}
+
+  def _optimizer(self, member):
+    steps = self.data.plan.steps
+    return optim.optimizer(self.optim, steps, member.learning_rate)
+
+
+def graphdef(config: GPT2Config):
+  """The static part of a GPT-2, made without allocating its parameters."""
+  model = nnx.eval_shape(lambda: GPT2(config, rngs=nnx.Rngs(0)))
+  return nnx.split(model, nnx.Param)[0]

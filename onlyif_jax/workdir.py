@@ -1,0 +1,154 @@
+"""The files that a run leaves, and how they are cut back on resume.
+
+Rows are appended and flushed. A member's rows count once the ledger says that it
+is done; on resume the rows of unfinished members are cut back to the step that
+was restored, so an interrupted run ends with the same bytes as another.
+"""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from onlyif_jax.config import ConfigError, RunConfig, differences, freeze
+
+MEMBER_COLUMNS = (
+  'member',
+  'reference',
+  'instructions',
+  'noop_share',
+  'learning_rate',
+  'seed',
+  'rules_seed',
+  'init_seed',
+  'order_seed',
+  'rules_met',
+)
+RESULT_COLUMNS = (
+  *MEMBER_COLUMNS,
+  *('split', 'slice', 'metric', 'sum', 'count', 'value', 'rule_se'),
+  *('tokens', 'flops'),
+)
+DYNAMICS_COLUMNS = (
+  *MEMBER_COLUMNS,
+  *('step', 'split', 'metric', 'sum', 'count', 'value'),
+)
+TIMING_COLUMNS = ('stack', 'what', 'step', 'seconds', 'examples_per_s')
+
+
+class Workdir:
+  """One run's directory. Paths inside it are relative, so it can be moved."""
+
+  def __init__(self, path: str | os.PathLike):
+    self.path = Path(path)
+
+  def file(self, name: str) -> Path:
+    """The path of a file in this directory."""
+    return self.path / name
+
+  def create(self) -> None:
+    """Makes the directory, or raises ConfigError naming it."""
+    try:
+      self.path.mkdir(parents=True, exist_ok=True)
+      probe = self.file('.write-test')
+      probe.write_text('')
+      probe.unlink()
+    except OSError as e:
+      raise ConfigError(
+        f'--workdir={self.path} cannot be written ({e.strerror}); give another one'
+      ) from None
+
+  def config(self) -> RunConfig | None:
+    """The stored config, None where there is no run yet."""
+    path = self.file('config.json')
+    if not path.exists():
+      return None
+    try:
+      return freeze(json.loads(path.read_text()))
+    except (json.JSONDecodeError, ConfigError) as e:
+      raise ConfigError(f'{path} is not a config of this program ({e})') from None
+
+  def adopt(self, config: RunConfig) -> None:
+    """Refuses a config that differs from the stored one, naming the fields."""
+    stored = self.config()
+    changed = differences(stored, config) if stored else {}
+    if changed:
+      fields = '; '.join(f'{k}: {a!r} there, {b!r} now' for k, (a, b) in changed.items())
+      raise ConfigError(
+        f'--workdir={self.path} holds a run of another config ({fields}); '
+        'give another --workdir'
+      )
+
+  def write_json(self, name: str, value: Any) -> None:
+    """Writes a JSON file whole or not at all."""
+    self.write_text(name, json.dumps(value, indent=1) + '\n')
+
+  def write_text(self, name: str, text: str) -> None:
+    """Writes a file whole or not at all."""
+    temporary = self.file(name + '.tmp')
+    temporary.write_text(text)
+    os.replace(temporary, self.file(name))
+
+  def append_json(self, name: str, *rows: dict) -> None:
+    """Appends JSON lines and sees them written."""
+    self._append(name, ''.join(json.dumps(row) + '\n' for row in rows))
+
+  def read_json_lines(self, name: str) -> list[dict]:
+    """The rows of a JSON-lines file; a last line cut short by a kill is left out."""
+    if not self.file(name).exists():
+      return []
+    lines = self.file(name).read_text().split('\n')
+    return [json.loads(line) for line in lines[:-1] if line]
+
+  def append_csv(self, name: str, columns, rows: Iterable[dict]) -> None:
+    """Appends rows to a table, with the header where the file is new."""
+    new = not self.file(name).exists()
+    self._append(name, _table(columns, rows, header=new))
+
+  def read_csv(self, name: str) -> list[dict]:
+    """The rows of a table as text; a last row cut short is left out."""
+    path = self.file(name)
+    if not path.exists():
+      return []
+    whole = path.read_text().rpartition('\n')[0]
+    rows = list(csv.DictReader(whole.split('\n')))
+    return [row for row in rows if None not in row.values()]
+
+  def cut_back(self, done: set[str], restored: dict[str, int]) -> None:
+    """Drops rows of unfinished members beyond their restored step (default 0)."""
+
+    def keep(row):
+      if row['member'] in done:
+        return True
+      return int(row.get('step') or 2**60) <= restored.get(row['member'], 0)
+
+    for name in ('results.csv', 'dynamics.csv'):
+      if self.file(name).exists():
+        columns = RESULT_COLUMNS if name == 'results.csv' else DYNAMICS_COLUMNS
+        rows = [row for row in self.read_csv(name) if keep(row)]
+        self.write_text(name, _table(columns, rows, header=True))
+    if self.file('metrics.jsonl').exists():
+      rows = [row for row in self.read_json_lines('metrics.jsonl') if keep(row)]
+      self.write_text('metrics.jsonl', ''.join(json.dumps(r) + '\n' for r in rows))
+
+  def ledger(self) -> list[dict]:
+    """The events so far: what was planned, started, done or failed, and when."""
+    return self.read_json_lines('ledger.jsonl')
+
+  def _append(self, name: str, text: str) -> None:
+    with self.file(name).open('a') as f:
+      f.write(text)
+      f.flush()
+      os.fsync(f.fileno())
+
+
+def _table(columns, rows, *, header: bool) -> str:
+  out = io.StringIO()
+  writer = csv.DictWriter(out, columns, lineterminator='\n')
+  if header:
+    writer.writeheader()
+  writer.writerows(rows)
+  return out.getvalue()
