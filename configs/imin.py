@@ -45,8 +45,14 @@ def small(c):
   c.data.examples, c.data.epochs, c.data.batch_size = 20_000, 4.0, 64
   c.model.positions, c.model.rotary_base, c.model.heads = 'rotary', 1_000.0, 2
   c.optim.name, c.optim.learning_rate, c.optim.clip = 'muon', 1e-3, 1.0
-  c.optim.weight_decay = 0.0
-  c.sweep.references = ('one', 'infinite_rules', 'infinite_inputs', 'masked', 'permuted')
+  c.optim.weight_decay, c.optim.b2, c.optim.warmup = 0.0, 0.95, 0.05
+  c.sweep.references = (
+    'one',
+    'infinite_rules',
+    'infinite_inputs',
+    'masked',
+    'permuted',
+  )
 
 
 def full(c):
@@ -59,4 +65,10 @@ def full(c):
   c.eval.examples, c.eval.cell_examples, c.eval.batch_size = 100_000, 10_000, 2_000
   c.eval.loop_examples = 2_000
   c.checkpoint.every = 5_000
-  c.sweep.references = ('one', 'infinite_rules', 'infinite_inputs', 'masked', 'permuted')
+  c.sweep.references = (
+    'one',
+    'infinite_rules',
+    'infinite_inputs',
+    'masked',
+    'permuted',
+  )

@@ -20,7 +20,9 @@ PAPER = 'generalises from about 400 instructions, whatever the share of no-ops'
 COUNTS = (100, 200, 300, 400, 500, 1_000, 10_000, 100_000)
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5)
 
-_spec = importlib.util.spec_from_file_location('imin', Path(__file__).parent / 'imin.py')
+_spec = importlib.util.spec_from_file_location(
+  'imin', Path(__file__).parent / 'imin.py'
+)
 imin = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(imin)
 

@@ -95,9 +95,9 @@ class Data:
       key = keys.key(member.order_seed, Purpose.EPOCH_ORDER, epoch)
       return keys.permute(key, place, n)
 
-    j_B = jax.vmap(order)(epoch_B, place_B)
     # The next example of the stream lends its y where the prompt must lie.
-    next_B = jax.vmap(order)(epoch_B, (place_B + 1) % n)
+    pair_2B = jnp.stack([place_B, (place_B + 1) % n])
+    j_B, next_B = jax.vmap(jax.vmap(order), (None, 0))(epoch_B, pair_2B)
     return self.by_index(member, j_B, g_B, next_B)
 
   def by_index(self, member: Member, j_B, g_B=None, next_B=None) -> Batch:
@@ -131,8 +131,9 @@ class Data:
         member.rules_seed, part, cell, i % capacity, member.instructions
       )
 
-    rule_BP, exists_B = jax.vmap(rule)(i_B)
-    other_BP, _ = jax.vmap(rule)(i_B + 1)
+    both_2BP, exists_2B = jax.vmap(jax.vmap(rule))(jnp.stack([i_B, i_B + 1]))
+    rule_BP, other_BP = _halves(both_2BP)
+    exists_B = exists_2B[0]
     purpose = Purpose.DEV_INPUT if part == Part.DEV else Purpose.TEST_INPUT
     batch = self._examples(
       member, (rule_BP, other_BP), i_B % capacity, purpose, i_B, kind_B
@@ -159,11 +160,13 @@ class Data:
     rules = self._rules(member, Part.TRAIN, rule_B, other_B)
     return self._examples(member, rules, rule_B, Purpose.SEEN_INPUT, i_B, kind_B)
 
-  def _rules(self, member, part, *index_B):
+  def _rules(self, member, part, rule_B, other_B):
+    """The rules of two index vectors, made by one program."""
+
     def rule(i):
       return self.rules.rule(member.rules_seed, part, i)
 
-    return tuple(jax.vmap(rule)(i_B) for i_B in index_B)
+    return _halves(jax.vmap(jax.vmap(rule))(jnp.stack([rule_B, other_B])))
 
   def _examples(self, member, rules, rule_B, purpose, index_B, kind_B) -> Batch:
     """Examples of rules whose inputs come from key(order, purpose, index).
@@ -188,12 +191,12 @@ class Data:
     """Stacked examples -> a batch with answer positions and weights."""
     length, answer = example.tokens_L.shape[1], self.task.answer_length
     start_B, count_B = example.answer_start, example.answer_len
-    a = jnp.arange(answer)
+    a = jnp.arange(answer)[None]
     live_BA = a < count_B[:, None]
     predict_BA = jnp.minimum(start_B[:, None] - 1 + a, length - 1)
     target_at_BA = jnp.minimum(start_B[:, None] + a, length - 1)
     targets_BA = jnp.take_along_axis(example.tokens_L, target_at_BA, 1)
-    t = jnp.arange(length)
+    t = jnp.arange(length)[None]
     in_answer_BL = (t >= start_B[:, None]) & (t < (start_B + count_B)[:, None])
     hidden_BL = mask_instruction & self.task.instruction_mask(example)
     return Batch(
@@ -207,3 +210,8 @@ class Data:
       prompt_hash_B2=example.prompt_hash_2,
       slices=example.slices,
     )
+
+
+def _halves(tree):
+  """A tree with a leading axis of two -> two trees."""
+  return tuple(jax.tree.map(lambda v, n=n: v[n], tree) for n in range(2))

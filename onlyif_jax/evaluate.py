@@ -8,7 +8,9 @@ from onlyif_jax import cli
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'The directory of a run.')
 _STEP = flags.DEFINE_integer('step', None, 'Checkpoint step; default: the newest.')
-_EXAMPLES = flags.DEFINE_integer('examples', None, 'Per split; default: as in training.')
+_EXAMPLES = flags.DEFINE_integer(
+  'examples', None, 'Per split; default: as in training.'
+)
 _SPLIT = flags.DEFINE_enum(
   'split', 'all', ['unseen', 'dev', 'seen', 'train', 'all'], 'What to evaluate.'
 )

@@ -195,4 +195,3 @@ def _unseen(tallies: list[Tally]) -> float:
 
 def _few(names: list[str]) -> str:
   return ', '.join(names[:6]) + (' …' if len(names) > 6 else '')
-

@@ -68,12 +68,15 @@ def _walk(key_, i, n, network):
   b = -(-n // a)  # a * b < n + a, so a walk leaves [0, n) rarely
   subkeys = jax.random.bits(key_, (ROUNDS,), jnp.uint32)
 
-  def once(v):
-    return network(subkeys, v, a, b)
+  def again(carry):
+    v, walked = carry
+    return network(subkeys, v, a, b), walked + 1
 
-  # i mod n keeps a value that is computed but not used from walking for ever.
-  v = once(jnp.asarray(i, jnp.int32) % n)
-  return jax.lax.while_loop(lambda v: v >= n, once, v)
+  # i mod n keeps a value that is computed but not used from walking for ever. The
+  # zero ties the start to the key, so that both vary alike over a mesh.
+  start = jnp.asarray(i, jnp.int32) % n + (subkeys[0] * 0).astype(jnp.int32)
+  v, _ = jax.lax.while_loop(lambda c: (c[1] == 0) | (c[0] >= n), again, (start, 0))
+  return v
 
 
 def _round(subkey, half, modulus):

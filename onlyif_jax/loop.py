@@ -93,7 +93,9 @@ class StackRun:
     self.members = jax.device_put(members, program.sharding)
     self.steps = experiment.data.plan.steps
     self.eval_steps = eval_steps(self.steps, config.eval.loop_points)
-    self.saves = set(range(config.checkpoint.every, self.steps, config.checkpoint.every))
+    self.saves = set(
+      range(config.checkpoint.every, self.steps, config.checkpoint.every)
+    )
     self.failed: dict[str, int] = {}
     self.dev_match: float | None = None
 

@@ -11,7 +11,9 @@ _CONFIG = config_flags.DEFINE_config_file(
   'config', 'configs/imin.py', 'FILE[:ARGS], for example configs/imin.py:cpu,seeds=2.'
 )
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Default: runs/<config>-<size>.')
-_DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Predict cost and memory; leave nothing.')
+_DRY_RUN = flags.DEFINE_bool(
+  'dry_run', False, 'Predict cost and memory; leave nothing.'
+)
 
 
 def main(argv) -> int:

@@ -76,7 +76,9 @@ class Workdir:
     stored = self.config()
     changed = differences(stored, config) if stored else {}
     if changed:
-      fields = '; '.join(f'{k}: {a!r} there, {b!r} now' for k, (a, b) in changed.items())
+      fields = '; '.join(
+        f'{k}: {a!r} there, {b!r} now' for k, (a, b) in changed.items()
+      )
       raise ConfigError(
         f'--workdir={self.path} holds a run of another config ({fields}); '
         'give another --workdir'

@@ -3,12 +3,14 @@ import json
 
 import pytest
 
-from onlyif_jax import exporting
+from onlyif_jax import experiment, exporting, sweep
 from onlyif_jax.config import ConfigError, freeze
+from onlyif_jax.evals.exact_match import EvalSet
+from onlyif_jax.training import parallel
 
 RUN = {
   'task': {
-    **{'alphabet': 7, 'x_min': 1, 'x_max': 2, 'y_min': 1, 'y_max': 3},
+    **{'alphabet': 7, 'x_min': 2, 'x_max': 2, 'y_min': 3, 'y_max': 3},
     **{'input_length': 5, 'noops': True},
   },
   'data': {'examples': 53, 'batch_size': 11},
@@ -23,31 +25,46 @@ def rows_of(directory, split):
   return [json.loads(line) for line in text.splitlines()]
 
 
-@pytest.mark.parametrize('order', ['xyz', 'zxy'])
-def test_rows_state_rewriting_tasks(tmp_path, order):
-  config = freeze(RUN | {'task': RUN['task'] | {'order': order}})
-  out = exporting.config_to_jsonl(config, tmp_path / 'out', 'I13-s0')
-  assert sorted(p.name for p in out.iterdir()) == [
-    *('dev.jsonl', 'train.jsonl', 'unseen.jsonl')
-  ]
+def check_row(row, split, order):
+  assert row['split'] == split
+  assert len(row['input']) == 5
+  assert row['output'] == row['input'].replace(row['lhs'], row['rhs'], 1)
+  named = {'x': row['lhs'], 'y': row['rhs'], 'z': row['input']}
+  assert row['prompt'] == ''.join(named[c] + '<sep>' for c in order)
+  assert row['slices']['noop'] == (row['lhs'] not in row['input'])
+  assert row['slices']['occurrences'] == row['input'].count(row['lhs'])
+
+
+def test_rows_state_rewriting_tasks(tmp_path):
+  out = exporting.config_to_jsonl(freeze(RUN), tmp_path / 'out', 'I13-s0')
+  counts = {'train': 53, 'dev': 29, 'unseen': 29}
+  noops = {'train': round(0.25 * 53), 'dev': 15, 'unseen': 15}
+  assert {p.name for p in out.iterdir()} == {f'{split}.jsonl' for split in counts}
   rules = {}
-  for split, count in {'train': 53, 'dev': 29, 'unseen': 29}.items():
+  for split, count in counts.items():
     rows = rows_of(out, split)
     assert len(rows) == count
     for row in rows:
-      assert row['split'] == split
-      assert row['output'] == row['input'].replace(row['lhs'], row['rhs'], 1)
-      assert len(row['input']) == 5
-      named = {'x': row['lhs'], 'y': row['rhs'], 'z': row['input']}
-      assert row['prompt'] == ''.join(named[c] + '<sep>' for c in order)
-      assert row['slices']['noop'] == (row['lhs'] not in row['input'])
-      assert row['slices']['occurrences'] == row['input'].count(row['lhs'])
+      check_row(row, split, 'xyz')
+    assert sum(row['slices']['noop'] for row in rows) == noops[split]
     rules[split] = {(row['lhs'], row['rhs']) for row in rows}
-    noops = sum(row['slices']['noop'] for row in rows)
-    assert noops == {'train': round(0.25 * 53), 'dev': 15, 'unseen': 15}[split]
   assert len(rules['train']) == 13
   strings = {split: {s for rule in rules[split] for s in rule} for split in rules}
   assert not strings['train'] & (strings['dev'] | strings['unseen'])
+
+
+def test_input_first(tmp_path):
+  task = RUN['task'] | {'order': 'zxy', 'noops': False}
+  config = freeze(RUN | {'task': task, 'sweep': {'counts': [5]}})
+  run = experiment.build(sweep.resolve(config))
+  evaluator = run.evaluator(parallel.make_mesh(1))
+  member = run.member(experiment.rows(config)[0])
+  sets = [EvalSet('train', 23)]
+  out = exporting.export_jsonl(evaluator, member, sets, tmp_path / 'out')
+  rows = rows_of(out, 'train')
+  assert len(rows) == 23
+  for row in rows:
+    check_row(row, 'train', 'zxy')
 
 
 def test_bad_requests_are_refused(tmp_path):

@@ -11,7 +11,10 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+
+from onlyif_jax.models import layers
 
 LAYER_NORM_EPSILON = 1e-5  # as in HF; the NNX default is 1e-6
 INIT_STD = 0.02
@@ -46,31 +49,46 @@ class Attention(nnx.Module):
     self.out = _linear(config, config.width, config.width, rngs, residual=True)
 
   def __call__(self, x_BLD, positions_BL, at_BA=None, mask=None, cache=None):
+    """(y, cache); without positions_BL the positions are the indices."""
     c = self.config
     if at_BA is None:
-      q_BTD, k_BLD, v_BLD = jnp.split(self.qkv(x_BLD), 3, axis=-1)
+      q_BTD, k_BLD, v_BLD = jnp.split(layers.linear(self.qkv, x_BLD), 3, axis=-1)
     else:  # queries at some positions only: the other rows of q are not needed
-      wq_DD, wkv_D2D = jnp.split(self.qkv.kernel[...], [c.width], axis=1)
-      bq_D, bkv_2D = jnp.split(self.qkv.bias[...], [c.width])
-      dtype = x_BLD.dtype
-      q_BTD = take(x_BLD, at_BA) @ wq_DD.astype(dtype) + bq_D.astype(dtype)
-      kv = x_BLD @ wkv_D2D.astype(dtype) + bkv_2D.astype(dtype)
-      k_BLD, v_BLD = jnp.split(kv, 2, axis=-1)
+      kernel = self.qkv.kernel[...].astype(x_BLD.dtype)
+      bias = self.qkv.bias[...].astype(x_BLD.dtype)
+      wq_DD, wkv_D2D = jnp.split(kernel, [c.width], axis=1)
+      bq_D, bkv_2D = jnp.split(bias, [c.width])
+      q_BTD = layers.affine(take(x_BLD, at_BA), wq_DD, bq_D)
+      k_BLD, v_BLD = jnp.split(layers.affine(x_BLD, wkv_D2D, bkv_2D), 2, axis=-1)
     q_BTHK, k_BLHK, v_BLHK = map(self._heads, (q_BTD, k_BLD, v_BLD))
-    query_BT = positions_BL if at_BA is None else take(positions_BL, at_BA)
+    if positions_BL is None:  # in numpy: constants of the program
+      positions_BL = np.arange(x_BLD.shape[1], dtype=np.int32)[None]
+      query_BT = positions_BL if at_BA is None else at_BA
+    else:
+      query_BT = positions_BL if at_BA is None else take(positions_BL, at_BA)
     if c.positions == 'rotary':
-      q_BTHK = rotate(q_BTHK, query_BT, c.rotary_base)
-      k_BLHK = rotate(k_BLHK, positions_BL, c.rotary_base)
+      k_tables = layers.rotary_tables(positions_BL, c.head_width, c.rotary_base)
+      q_tables = k_tables
+      if at_BA is not None:
+        q_tables = [self._at(table_BLK, at_BA) for table_BLK in k_tables]
+      q_BTHK = layers.rotate(q_BTHK, *q_tables)
+      k_BLHK = layers.rotate(k_BLHK, *k_tables)
     if cache is not None:
       k_BLHK, v_BLHK, cache = cache.append(k_BLHK, v_BLHK)
-    key_L = jnp.arange(k_BLHK.shape[1])
+    key_L = np.arange(k_BLHK.shape[1])
     # A position is its index, so causality is a comparison of positions.
     allowed_BTL = query_BT[:, :, None] >= key_L[None, None, :]
     if mask is not None:
-      allowed_BTL &= mask if at_BA is None else take(mask, at_BA)
+      allowed_BTL = allowed_BTL & (mask if at_BA is None else take(mask, at_BA))
     y_BTHK = attend(q_BTHK, k_BLHK, v_BLHK, allowed_BTL)
-    y_BTD = self.out(y_BTHK.reshape(*y_BTHK.shape[:2], c.width))
+    y_BTD = layers.linear(self.out, y_BTHK.reshape(*y_BTHK.shape[:2], c.width))
     return y_BTD, cache
+
+  def _at(self, table_BLK, at_BA):
+    """Rows of a table with one row of the batch, or one for each."""
+    if table_BLK.shape[0] == 1:
+      return jnp.asarray(table_BLK[0])[at_BA]
+    return take(table_BLK, at_BA)
 
   def _heads(self, x_BLD):
     return x_BLD.reshape(*x_BLD.shape[:2], self.config.heads, self.config.head_width)
@@ -84,7 +102,8 @@ class MLP(nnx.Module):
     self.down = _linear(config, 4 * config.width, config.width, rngs, residual=True)
 
   def __call__(self, x_BLD):
-    return self.down(jax.nn.gelu(self.up(x_BLD), approximate=True))
+    """x -> the residual to add."""
+    return layers.linear(self.down, layers.gelu(layers.linear(self.up, x_BLD)))
 
 
 class Block(nnx.Module):
@@ -100,10 +119,12 @@ class Block(nnx.Module):
   def __call__(self, x_BLD, positions_BL, at_BA=None, mask=None, cache=None, key=None):
     """With at_BA the output has those positions only."""
     keys = (None, None) if key is None else jax.random.split(key)
-    y, cache = self.attention(self.norm_1(x_BLD), positions_BL, at_BA, mask, cache)
+    normal = layers.layer_norm(self.norm_1, x_BLD)
+    y, cache = self.attention(normal, positions_BL, at_BA, mask, cache)
     x_BLD = x_BLD if at_BA is None else take(x_BLD, at_BA)
     x_BLD = x_BLD + self._drop(y, keys[0])
-    return x_BLD + self._drop(self.mlp(self.norm_2(x_BLD)), keys[1]), cache
+    y = self.mlp(layers.layer_norm(self.norm_2, x_BLD))
+    return x_BLD + self._drop(y, keys[1]), cache
 
   def _drop(self, x, key):
     return x if key is None else self.drop(x, rngs=key, deterministic=False)
@@ -139,11 +160,10 @@ class GPT2(nnx.Module):
     turns dropout on.
     """
     c = self.config
-    if positions_BL is None:
-      positions_BL = jnp.broadcast_to(jnp.arange(tokens_BL.shape[1]), tokens_BL.shape)
     x_BLD = self.embed(tokens_BL)
     if c.positions == 'learned':
-      x_BLD = x_BLD + self.position(positions_BL)
+      index = jnp.arange(tokens_BL.shape[1])[None]
+      x_BLD += self.position(index if positions_BL is None else positions_BL)
     keys = [None] * (c.layers + 1)
     if key is not None and c.dropout > 0:
       keys = list(jax.random.split(key, c.layers + 1))
@@ -152,7 +172,8 @@ class GPT2(nnx.Module):
     for n, block in enumerate(self.blocks):
       at_BA = answer_BA if n == c.layers - 1 else None
       x_BLD, caches[n] = block(x_BLD, positions_BL, at_BA, mask, caches[n], keys[n])
-    logits = self.embed.attend(self.norm(x_BLD)).astype(jnp.float32)
+    logits = self.embed.attend(layers.layer_norm(self.norm, x_BLD))
+    logits = logits.astype(jnp.float32)
     return logits if cache is None else (logits, caches)
 
 
@@ -171,17 +192,6 @@ def attend(q_BTHK, k_BLHK, v_BLHK, allowed_BTL):
   scores_BHTL = jnp.where(allowed_BTL[:, None], scores_BHTL, -1e30)
   weights_BHTL = jax.nn.softmax(scores_BHTL, axis=-1).astype(v_BLHK.dtype)
   return jnp.einsum('BHTL,BLHK->BTHK', weights_BHTL, v_BLHK)
-
-
-def rotate(x_BLHK, positions_BL, base: float):
-  """Rotary positions over the whole head, halves paired as in GPT-NeoX."""
-  half = x_BLHK.shape[-1] // 2
-  rate_K = base ** (-jnp.arange(half) / half)
-  angle_BLK = positions_BL[:, :, None] * rate_K[None, None]
-  cos, sin = jnp.cos(angle_BLK)[:, :, None], jnp.sin(angle_BLK)[:, :, None]
-  a, b = x_BLHK[..., :half], x_BLHK[..., half:]
-  turned = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
-  return turned.astype(x_BLHK.dtype)
 
 
 def _linear(config, n_in, n_out, rngs, *, residual=False):

@@ -4,6 +4,7 @@ The split is arithmetic (see `rules`); this checks it independently: the strings
 are made, read back as text and compared as plain Python sets.
 """
 
+import functools
 import hashlib
 
 import jax
@@ -18,20 +19,26 @@ CHUNK = 8192
 
 def texts(space: RuleSpace, seed: int, part: Part, count: int):
   """The first `count` rules of a part as two lists of byte strings, x and y."""
-
-  @jax.jit
-  def rules(start):
-    i = start + jnp.arange(CHUNK, dtype=jnp.int32)
-    limit = space.pair_capacity(part)
-    return jax.vmap(lambda n: space.rule(seed, part, jnp.minimum(n, limit - 1)))(i)
-
+  program = _program(space, part)
   xs: list[bytes] = []
   ys: list[bytes] = []
   for start in range(0, count, CHUNK):
-    made = jax.device_get(rules(jnp.int32(start)))
+    made = jax.device_get(program(jnp.int32(seed), jnp.int32(start)))
     xs += _strings(made.x_P, made.x_len)
     ys += _strings(made.y_Q, made.y_len)
   return xs[:count], ys[:count]
+
+
+@functools.cache
+def _program(space: RuleSpace, part: Part):
+  """(seed, start) -> CHUNK rules; one compile serves every seed."""
+  limit = space.pair_capacity(part)
+
+  def rules(seed, start):
+    i = jnp.minimum(start + jnp.arange(CHUNK, dtype=jnp.int32), limit - 1)
+    return jax.vmap(lambda n: space.rule(seed, part, n))(i)
+
+  return jax.jit(rules)
 
 
 def certify(space: RuleSpace, seed: int, instructions: int, held_out: int) -> dict:

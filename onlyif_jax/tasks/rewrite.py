@@ -123,14 +123,14 @@ class Rewrite:
     """The token ids of z in prompts whose answers start at start_B."""
     n = self.input_length
     z_at_B = jnp.zeros_like(start_B) if self.order[0] == 'z' else start_B - 1 - n
-    return jnp.take_along_axis(tokens_BL, z_at_B[:, None] + jnp.arange(n), axis=1)
+    return jnp.take_along_axis(tokens_BL, z_at_B[:, None] + jnp.arange(n)[None], axis=1)
 
   def force(self, tokens_BL, start_B, answer_BO):
     """The prompts with another answer: (tokens_BL, targets_BA)."""
     count, extra = answer_BO.shape[1], self.answer_length - answer_BO.shape[1]
     targets_BA = jnp.pad(answer_BO, ((0, 0), (0, extra)))
     targets_BA = targets_BA.at[:, count].set(tokens.EOS)
-    t = jnp.arange(tokens_BL.shape[1]) - start_B[:, None]
+    t = jnp.arange(tokens_BL.shape[1])[None] - start_B[:, None]
     at_BL = jnp.clip(t, 0, self.answer_length - 1)
     forced_BL = jnp.take_along_axis(targets_BA, at_BL, axis=1)
     forced_BL = jnp.where(t >= 0, forced_BL, tokens_BL)
@@ -168,7 +168,8 @@ class Rewrite:
     step = 1 + (spare[:, 1] // 65536) % jnp.uint32(self.alphabet - 1)
     index = jnp.arange(rule.x_P.shape[0])
     almost_TP = (
-      rule.x_P + jnp.where(index == at[:, None], step[:, None].astype(jnp.int32), 0)
+      rule.x_P[None]
+      + jnp.where(index[None] == at[:, None], step[:, None].astype(jnp.int32), 0)
     ) % self.alphabet
     places = (n - rule.x_len + 1).astype(jnp.uint32)
     place = (spare[:, 0] % places).astype(jnp.int32)
@@ -202,7 +203,7 @@ def _equal_ZP(z_Z, rule):
   """Letter-wise equality of x with the window that starts at each place."""
   z, p = z_Z.shape[0], rule.x_P.shape[0]
   padded = jnp.concatenate([z_Z, jnp.full(p, -1, z_Z.dtype)])
-  windows_ZP = padded[jnp.arange(z)[:, None] + jnp.arange(p)]
+  windows_ZP = padded[jnp.arange(z)[:, None] + jnp.arange(p)[None, :]]
   beyond = jnp.arange(p) >= rule.x_len
   return (windows_ZP == rule.x_P[None, :]) | beyond[None, :]
 

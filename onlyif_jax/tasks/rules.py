@@ -98,9 +98,7 @@ class RuleSpace:
 
   def strings(self, part: Part, side: str) -> 'Pool':
     """The pool of strings from which one side ('x' or 'y') of a part's rules come."""
-    low, high = (
-      (self.x_min, self.x_max) if side == 'x' else (self.y_min, self.y_max)
-    )
+    low, high = (self.x_min, self.x_max) if side == 'x' else (self.y_min, self.y_max)
     other_low, other_high = (
       (self.y_min, self.y_max) if side == 'x' else (self.x_min, self.x_max)
     )
@@ -176,8 +174,9 @@ class RuleSpace:
       return self._seen_pair(seed, i, instructions)
     new = self.rule(seed, part, i)
     seen = self.rule(seed, Part.TRAIN, i % instructions)
-    x, y = (seen if cell[:4] == 'seen' else new), (
-      seen if cell.endswith('seeny') else new
+    x, y = (
+      (seen if cell[:4] == 'seen' else new),
+      (seen if cell.endswith('seeny') else new),
     )
     return Rule(x.x_P, x.x_len, y.y_Q, y.y_len), exists
 
@@ -277,9 +276,7 @@ def same_string(a_P, a_len, b_Q, b_len):
 
 def _digit_round(subkey, half, size: int, alphabet: int):
   """Pseudo-random digits from the other half of the string."""
-  h = jnp.uint32(0x811C9DC5) ^ subkey
-  for k in range(half.shape[0]):
-    h = (h ^ half[k].astype(jnp.uint32)) * jnp.uint32(0x01000193)
-    h = h ^ (h >> 15)
-  lanes = h + jnp.arange(1, size + 1, dtype=jnp.uint32) * jnp.uint32(0x9E3779B1)
+  weights = np.uint32(0x9E3779B1) * np.arange(1, 2 * half.shape[0], 2, dtype=np.uint32)
+  h = (half.astype(jnp.uint32) * keys.mix32(weights)).sum(dtype=jnp.uint32) + subkey
+  lanes = keys.mix32(h) + np.arange(1, size + 1, dtype=np.uint32)
   return (keys.mix32(lanes) % jnp.uint32(alphabet)).astype(jnp.int32)

@@ -64,8 +64,7 @@ def hash_prompt(tokens_L, length):
 def encode(text: str) -> list[int]:
   """Text -> letters 0..A-1, the inverse of `decode`."""
   return [
-    _LETTERS.index(c) if c in _LETTERS else ord(c) - 0x100 + len(_LETTERS)
-    for c in text
+    _LETTERS.index(c) if c in _LETTERS else ord(c) - 0x100 + len(_LETTERS) for c in text
   ]
 
 

@@ -63,9 +63,7 @@ class Trainer:
     """
     size = self.data.plan.batch_size // shard[1]
     first = state['step'] * self.data.plan.batch_size + shard[0] * size
-    batch = self.data.train_examples(
-      member, first + jnp.arange(size, dtype=jnp.int32)
-    )
+    batch = self.data.train_examples(member, first + jnp.arange(size, dtype=jnp.int32))
     key = None
     if self.model.dropout:
       key = keys.key(member.order_seed, Purpose.DROPOUT, state['step'])
