@@ -109,10 +109,11 @@ class Data:
     other_B = jnp.where(fresh_rules, g_B + 1, self.rule_of(member, next_B))
     fresh = member.fresh_rules | member.fresh_inputs
     input_B = jnp.where(fresh, g_B, j_B)
-    n = self.plan.examples
-    choice = keys.key(member.order_seed, Purpose.NOOP_CHOICE)
-    place_B = jax.vmap(lambda j: keys.permute(choice, j, n))(j_B)
-    kind_B = jnp.where(place_B < member.noops, Kind.NO_OP, Kind.HAS_OP)
+    kind_B = jnp.full_like(j_B, Kind.HAS_OP)
+    if self.task.noops:
+      n, choice = self.plan.examples, keys.key(member.order_seed, Purpose.NOOP_CHOICE)
+      place_B = jax.vmap(lambda j: keys.permute(choice, j, n))(j_B)
+      kind_B = jnp.where(place_B < member.noops, Kind.NO_OP, Kind.HAS_OP)
     rules = self._rules(member, Part.TRAIN, rule_B, other_B)
     return self._examples(member, rules, rule_B, Purpose.TRAIN_INPUT, input_B, kind_B)
 

@@ -1,7 +1,5 @@
 """Evaluates a run from its workdir alone: `python -m onlyif_jax.evaluate --workdir=DIR`."""
 
-import sys
-
 from absl import flags, logging
 
 from onlyif_jax import cli
@@ -9,12 +7,12 @@ from onlyif_jax import cli
 _WORKDIR = flags.DEFINE_string('workdir', None, 'The directory of a run.')
 _STEP = flags.DEFINE_integer('step', None, 'Checkpoint step; default: the newest.')
 _EXAMPLES = flags.DEFINE_integer(
-  'examples', None, 'Per split; default: as in training.'
+  'examples', None, 'Per split; default: as in training.', lower_bound=1
 )
 _SPLIT = flags.DEFINE_enum(
   'split', 'all', ['unseen', 'dev', 'seen', 'train', 'all'], 'What to evaluate.'
 )
-_SHOW = flags.DEFINE_integer('show', 0, 'Wrong outputs to print, decoded freely.')
+_SHOW = flags.DEFINE_integer('show', 0, 'Wrong outputs to print, decoded freely.', 0)
 _MEMBER = flags.DEFINE_string('member', None, 'One member; default: all.')
 
 
@@ -41,4 +39,4 @@ def main(argv) -> int:
 
 
 if __name__ == '__main__':
-  sys.exit(cli.run(main))
+  cli.run(main)

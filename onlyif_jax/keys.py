@@ -11,6 +11,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 ROUNDS = 6  # Feistel rounds; an even number, so both halves are mixed alike
 
@@ -61,12 +62,19 @@ def unpermute(key_: jax.Array, i, n: int) -> jax.Array:
   return _walk(key_, i, n, _unfeistel)
 
 
+def round_keys(key_: jax.Array, rounds: int) -> jax.Array:
+  """The keys of a network's rounds: the words of a key, mixed with the round."""
+  words = jax.random.key_data(key_)
+  round_ = np.arange(1, rounds + 1, dtype=np.uint32)
+  return mix32(mix32(words[0] + round_ * np.uint32(0x9E3779B1)) ^ words[1])
+
+
 def _walk(key_, i, n, network):
   if not 1 <= n <= 2**31 - 2**16:
     raise ValueError(f'a keyed bijection of [0, {n}) does not fit int32')
   a = math.isqrt(n - 1) + 1
   b = -(-n // a)  # a * b < n + a, so a walk leaves [0, n) rarely
-  subkeys = jax.random.bits(key_, (ROUNDS,), jnp.uint32)
+  subkeys = round_keys(key_, ROUNDS)
 
   def again(carry):
     v, walked = carry

@@ -4,8 +4,11 @@ Everything that happens at a step happens at a fixed list of marks, so a resumed
 stack does the same work in the same order as one that was never interrupted.
 """
 
+import contextlib
 import dataclasses
+import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Sequence
 
@@ -42,6 +45,8 @@ class StopSignal:
     if self.number == signal.SIGINT:  # a second Ctrl-C ends at once
       raise KeyboardInterrupt
     self.number = number
+    text = 'stopping after this chunk and a save; Ctrl-C ends at once\n'
+    os.write(sys.stderr.fileno(), text.encode())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +87,7 @@ class StackRun:
     evaluator: Evaluator,
     stack: Stack,
     workdir: Workdir,
-    on_chunk: Callable[[int, float, float | None], None],
+    on_chunk: Callable[[int, int, float, float, float | None], None],
     stop: StopSignal | None = None,
   ):
     self.experiment, self.program, self.evaluator = experiment, program, evaluator
@@ -103,7 +108,10 @@ class StackRun:
     """True when the stack is done, False when a signal stopped it."""
     config = self.experiment.config
     directory = self.workdir.file(f'checkpoints/{self.stack.name}')
-    with Checkpointer(directory, keep=config.checkpoint.keep) as saver:
+    with (
+      Checkpointer(directory, keep=config.checkpoint.keep) as saver,
+      contextlib.ExitStack() as self.closing,
+    ):
       state, step = self._restore(saver)
       self.prompts = self.evaluator.training_prompts(self.members)
       self._open_events()
@@ -145,7 +153,9 @@ class StackRun:
       directory = self.workdir.file(f'events/{row.member}')
       for old in directory.glob('events.*'):
         old.unlink()
-      self.events[row.member] = SummaryWriter(str(directory))
+      writer = SummaryWriter(str(directory))
+      self.closing.callback(writer.close)
+      self.events[row.member] = writer
     for row in rows:
       if row['member'] in self.events:
         self._write_events(row)
@@ -167,8 +177,9 @@ class StackRun:
     for m, row in enumerate(self.stack.rows):
       if failed[m] >= 0 and row.member not in self.failed:
         self.failed[row.member] = int(failed[m])
-        event = {'event': 'failed', 'member': row.member, 'step': int(failed[m])}
-        self.workdir.append_json('ledger.jsonl', event)
+        if row.member not in failed_members(self.workdir):  # a resume meets it again
+          event = {'event': 'failed', 'member': row.member, 'step': int(failed[m])}
+          self.workdir.append_json('ledger.jsonl', event)
       if row.member not in self.failed:
         loss = float(losses[m] / counts[m])
         rows.append({'member': row.member, 'step': step, 'loss': loss})
@@ -176,7 +187,7 @@ class StackRun:
     size = self.experiment.data.plan.batch_size * len(self.stack.rows)
     self._time('train', step, seconds, steps * size / seconds)
     mean = float(np.mean([r['loss'] for r in rows])) if rows else float('nan')
-    self.on_chunk(step, mean, self.dev_match)
+    self.on_chunk(step, steps, seconds, mean, self.dev_match)
 
   def _time(self, what, step, seconds, rate=None):
     row = {
@@ -225,8 +236,6 @@ class StackRun:
     good = [r.member for r in self.stack.rows if r.member not in self.failed]
     event = {'event': 'done', 'stack': self.stack.name, 'members': good}
     self.workdir.append_json('ledger.jsonl', event)
-    for writer in self.events.values():
-      writer.close()
     self._time('final_eval', self.steps, time.perf_counter() - began)
 
   def _cost(self):
@@ -244,9 +253,14 @@ def tally_columns(tally: Tally) -> dict:
 
 
 def done_members(workdir: Workdir) -> set[str]:
-  """Members whose results stand, or that failed, by the ledger."""
-  out: set[str] = set()
-  for event in workdir.ledger():
-    if event['event'] == 'done':
-      out |= set(event['members'])
-  return out
+  """Members of the stacks that are done: their rows stand, or they failed."""
+  ledger = workdir.ledger()
+  stacks = {event['stack'] for event in ledger if event['event'] == 'done'}
+  planned = [event for event in ledger if event['event'] == 'planned']
+  return {m for event in planned if event['stack'] in stacks for m in event['members']}
+
+
+def failed_members(workdir: Workdir) -> dict[str, int]:
+  """Member -> the step at which it stopped being finite."""
+  events = [event for event in workdir.ledger() if event['event'] == 'failed']
+  return {event['member']: event['step'] for event in events}

@@ -8,7 +8,7 @@ from ml_collections import config_flags
 from onlyif_jax import cli, config
 
 _CONFIG = config_flags.DEFINE_config_file(
-  'config', 'configs/imin.py', 'FILE[:ARGS], for example configs/imin.py:cpu,seeds=2.'
+  'config', None, 'FILE[:ARGS]; default: configs/imin.py. Example: FILE:cpu,seeds=2.'
 )
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Default: runs/<config>-<size>.')
 _DRY_RUN = flags.DEFINE_bool(
@@ -24,8 +24,10 @@ def main(argv) -> int:
   logging.set_verbosity(logging.WARNING)
   # JAX starts here, after the config is checked.
   from onlyif_jax import dry_run, sweep
+  from onlyif_jax.workdir import Workdir
 
-  sweep.claim_devices(run_config)
+  stored = None if _DRY_RUN.value else Workdir(workdir).config()
+  sweep.claim_devices(stored or run_config)
   if _DRY_RUN.value:
     dry_run.show(run_config)
     return 0
@@ -49,4 +51,4 @@ def default_workdir(run_config: config.RunConfig) -> Path:
 
 
 if __name__ == '__main__':
-  cli.run(main)
+  cli.run(main, config='configs/imin.py')

@@ -15,16 +15,18 @@ class Progress:
 
   def __init__(self, rows: int, steps: int, batch_size: int):
     self.rows, self.steps, self.batch = rows, steps, batch_size
-    self.rows_done = 0  # before this call
-    self.done, self.fresh = 0, 0  # member-steps in all, and made by this process
-    self.began = time.monotonic()
-    self.printed = 0.0
+    self.rows_done = 0  # by earlier calls too
+    self.began = 0.0  # when this process ended its first chunk, and so compiling
+    self.trained, self.seconds = 0, 0.0  # member-steps since then, and what they took
+    self.finished = 0  # stacks that ended in this process
+    self.printed = -PLAIN_SECONDS
     self.console = Console(file=sys.stderr)
     self.live = Live(console=self.console, refresh_per_second=4, transient=True)
 
   def __enter__(self):
     if self.console.is_terminal:
       self.live.start()
+    self._print(f'rows {self.rows_done}/{self.rows}  compiling')
     return self
 
   def __exit__(self, *exc):
@@ -33,32 +35,40 @@ class Progress:
 
   def stack(self, rows: int):
     """Starts a stack of so many rows; returns the callback for its chunks."""
-    before = 0
 
-    def on_chunk(step: int, loss: float, match: float | None):
-      nonlocal before
-      # A resumed stack starts above zero; only what ran here counts for the rate.
-      made = (step - before) * rows if before else 0
-      before = step
-      self.fresh += made
-      self._show(self.rows_done, rows * step, step, loss, match)
+    def on_chunk(step: int, steps: int, seconds: float, loss: float, match=None):
+      """Reports that `steps` steps, up to `step`, took `seconds`."""
+      if not self.began:
+        self.began = time.monotonic()  # this chunk compiled, so it tells no speed
+      else:
+        self.trained += steps * rows
+        self.seconds += seconds
+      rate = steps * rows * self.batch / seconds
+      shown = '' if match is None else f'  dev exact match {match:.3f}'
+      self._print(
+        f'rows {self.rows_done}/{self.rows}  step {step:,}/{self.steps:,}  '
+        f'{rate:,.0f} examples/s  loss {loss:.4f}{shown}  '
+        f'ETA {self._eta(rows * step)}',
+        last=step == self.steps and self.rows_done + rows == self.rows,
+      )
       if step == self.steps:
         self.rows_done += rows
+        self.finished += 1
 
     return on_chunk
 
-  def _show(self, rows_done, current, step, loss, match):
-    seconds = time.monotonic() - self.began
-    left = self.rows * self.steps - rows_done * self.steps - current
-    rate = self.fresh / seconds if self.fresh else 0.0
-    eta = f'{left / rate / 60:.1f} min' if rate else '?'
-    shown = '' if match is None else f'  dev exact match {match:.3f}'
-    line = (
-      f'rows {rows_done}/{self.rows}  step {step}/{self.steps}  '
-      f'{rate * self.batch:,.0f} examples/s  loss {loss:.4f}{shown}  ETA {eta}'
-    )
+  def _eta(self, current: int) -> str:
+    """The time that is left, evaluation included once a whole stack has shown it."""
+    if not self.trained:
+      return '?'
+    left = (self.rows - self.rows_done) * self.steps - current
+    spent = time.monotonic() - self.began if self.finished else self.seconds
+    seconds = left * spent / self.trained
+    return f'{seconds:.0f} s' if seconds < 100 else f'{seconds / 60:.0f} min'
+
+  def _print(self, line: str, *, last: bool = False):
     if self.console.is_terminal:
-      self.live.update(Text(line))
-    elif time.monotonic() - self.printed > PLAIN_SECONDS:
+      self.live.update(Text(line, no_wrap=True, overflow='ellipsis'))
+    elif last or time.monotonic() - self.printed > PLAIN_SECONDS:
       self.printed = time.monotonic()
       print(line, file=sys.stderr, flush=True)

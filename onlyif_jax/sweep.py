@@ -13,7 +13,7 @@ from onlyif_jax import experiment as experiment_lib
 from onlyif_jax.analysis import results, table
 from onlyif_jax.config import ConfigError, RunConfig, StackConfig
 from onlyif_jax.experiment import Experiment, Row
-from onlyif_jax.loop import Stack, StackRun, StopSignal, done_members
+from onlyif_jax.loop import Stack, StackRun, StopSignal, done_members, failed_members
 from onlyif_jax.progress import Progress
 from onlyif_jax.provenance import provenance
 from onlyif_jax.tasks import certificate
@@ -52,7 +52,8 @@ def resolve(config: RunConfig) -> RunConfig:
     _TABLE['gpu', config.model.width <= _SMALL],
   )
   data = s.data_devices or default.data_devices
-  member = s.member_devices or min(default.member_devices or devices, devices // data)
+  most = max(1, devices // data)
+  member = s.member_devices or min(default.member_devices or devices, most)
   members = s.members or max(default.members, member)
   members = -(-members // member) * member
   stack = StackConfig(
@@ -78,8 +79,11 @@ def main(config: RunConfig, path: str | os.PathLike) -> int:
   if not finished:
     print(f'stopped after a save; the same command goes on from there ({path})')
     return 128 + stop.number
-  for member in failed:
-    print(f'member {member} stopped being finite; see ledger.jsonl and lower its rate')
+  for member, step in failed.items():
+    print(
+      f'member {member} stopped being finite at step {step} and was left out; '
+      'lower its learning rate or clip its gradient (optim.clip)'
+    )
   if analysis is not None:
     table.show(analysis)
     print(f'figure: {Path(path) / "figure.png"}')
@@ -95,35 +99,50 @@ def main(config: RunConfig, path: str | os.PathLike) -> int:
 def run(config: RunConfig, path: str | os.PathLike, stop: StopSignal | None = None):
   """Runs or resumes a sweep: (finished, failed members, analysis)."""
   workdir = Workdir(path)
-  workdir.create()
   workdir.adopt(config)
   stored = workdir.config()
-  config = resolve(config)
-  if stored is not None:  # the stored way of stacking goes on, and so does the order
-    config = extend(stored, config)
+  # The stored way of stacking goes on, and with it the order of the members.
+  config = extend(stored, config) if stored else resolve(config)
   experiment = experiment_lib.build(config)
-  _write_provenance(workdir, experiment)
-  config, experiment = _measured(config, experiment)
-  workdir.write_json('config.json', dataclasses.asdict(config))
-  _certify(workdir, experiment)
   mesh = parallel.make_mesh(config.stack.member_devices, config.stack.data_devices)
-  program = experiment.program(mesh, config.stack.mode)
-  evaluator = experiment.evaluator(mesh)
+  workdir.create()  # what the config alone decides is checked by now
   rows = experiment_lib.rows(config)
-  done = done_members(workdir) | set(failed_members(workdir))
-  plan = experiment.data.plan
-  with Progress(len(rows), plan.steps, plan.batch_size) as progress:
-    progress.rows_done = sum(row.member in done for row in rows)
-    for stack in plan_stacks(workdir, rows, config.stack.members):
-      if all(row.member in done for row in stack.rows):
-        continue
-      on_chunk = progress.stack(len(stack.rows))
-      one = StackRun(experiment, program, evaluator, stack, workdir, on_chunk, stop)
-      if not one.run():
-        return False, failed_members(workdir), None
+  done = done_members(workdir)
+  if all(row.member in done for row in rows):
+    print(f'already done: the results of all {len(rows)} members in {path}')
+  else:
+    _write_provenance(workdir, experiment)
+    config, experiment = _measured(config, experiment)
+    _certify(workdir, experiment)
+    workdir.write_json('config.json', dataclasses.asdict(config))
+    if not _train(workdir, experiment, mesh, stop):
+      return False, failed_members(workdir), None
   failed = failed_members(workdir)
   some = any(row.member not in failed for row in rows)
   return True, failed, results.analyse(Path(path)) if some else None
+
+
+def _train(workdir: Workdir, experiment: Experiment, mesh, stop) -> bool:
+  """Trains every stack that is not done; False where a signal stopped it."""
+  config, plan = experiment.config, experiment.data.plan
+  program = experiment.program(mesh, config.stack.mode)
+  evaluator = experiment.evaluator(mesh)
+  rows, done = experiment_lib.rows(config), done_members(workdir)
+  left = [
+    stack
+    for stack in plan_stacks(workdir, rows, config.stack.members)
+    if any(row.member not in done for row in stack.rows)
+  ]
+  with Progress(len(rows), plan.steps, plan.batch_size) as progress:
+    progress.rows_done = sum(row.member in done for row in rows)
+    for stack in left:
+      if stop is not None and stop.number:
+        return False
+      on_chunk = progress.stack(len(stack.rows))
+      one = StackRun(experiment, program, evaluator, stack, workdir, on_chunk, stop)
+      if not one.run():
+        return False
+  return True
 
 
 def extend(stored: RunConfig, new: RunConfig) -> RunConfig:
@@ -159,11 +178,6 @@ def plan_stacks(workdir: Workdir, rows: list[Row], width: int) -> list[Stack]:
   return stacks
 
 
-def failed_members(workdir: Workdir) -> list[str]:
-  """Members that stopped being finite."""
-  return [e['member'] for e in workdir.ledger() if e['event'] == 'failed']
-
-
 def _write_provenance(workdir: Workdir, experiment: Experiment) -> None:
   call = provenance() | {
     'devices': [str(d) for d in jax.devices()],
@@ -190,11 +204,11 @@ def _certify(workdir: Workdir, experiment: Experiment) -> None:
     certificate.certify(experiment.data.rules, s, largest, config.eval.examples)
     for s in seeds
   ]
+  workdir.write_json('splits.json', reports)
   for report in reports:
     wrong = certificate.broken(report)
     if wrong:
       raise ConfigError(f'the split does not hold ({"; ".join(wrong)}); see {path}')
-  workdir.write_json('splits.json', reports)
 
 
 def _measured(config: RunConfig, experiment: Experiment):

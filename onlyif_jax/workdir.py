@@ -5,6 +5,7 @@ is done; on resume the rows of unfinished members are cut back to the step that
 was restored, so an interrupted run ends with the same bytes as another.
 """
 
+import contextlib
 import csv
 import io
 import json
@@ -68,8 +69,10 @@ class Workdir:
       return None
     try:
       return freeze(json.loads(path.read_text()))
-    except (json.JSONDecodeError, ConfigError) as e:
-      raise ConfigError(f'{path} is not a config of this program ({e})') from None
+    except (ValueError, TypeError, AttributeError, ConfigError) as e:
+      raise ConfigError(
+        f'{path} is not a config of this program ({e}); give another --workdir'
+      ) from None
 
   def adopt(self, config: RunConfig) -> None:
     """Refuses a config that differs from the stored one, naming the fields."""
@@ -91,8 +94,13 @@ class Workdir:
   def write_text(self, name: str, text: str) -> None:
     """Writes a file whole or not at all."""
     temporary = self.file(name + '.tmp')
-    temporary.write_text(text)
-    os.replace(temporary, self.file(name))
+    try:
+      temporary.write_text(text)
+      os.replace(temporary, self.file(name))
+    except OSError as e:
+      with contextlib.suppress(OSError):
+        temporary.unlink()
+      raise self._unwritable(name, e) from e
 
   def append_json(self, name: str, *rows: dict) -> None:
     """Appends JSON lines and sees them written."""
@@ -103,11 +111,17 @@ class Workdir:
     if not self.file(name).exists():
       return []
     lines = self.file(name).read_text().split('\n')
-    return [json.loads(line) for line in lines[:-1] if line]
+    try:
+      return [json.loads(line) for line in lines[:-1] if line]
+    except ValueError as e:
+      raise ConfigError(
+        f'{self.file(name)} is damaged ({e}); put back a copy, or give another '
+        '--workdir'
+      ) from None
 
   def append_csv(self, name: str, columns, rows: Iterable[dict]) -> None:
     """Appends rows to a table, with the header where the file is new."""
-    new = not self.file(name).exists()
+    new = not self._cut_torn_line(name)
     self._append(name, _table(columns, rows, header=new))
 
   def read_csv(self, name: str) -> list[dict]:
@@ -137,14 +151,37 @@ class Workdir:
       self.write_text('metrics.jsonl', ''.join(json.dumps(r) + '\n' for r in rows))
 
   def ledger(self) -> list[dict]:
-    """The events so far: what was planned, started, done or failed, and when."""
+    """The events so far: which members were planned, are done or failed."""
     return self.read_json_lines('ledger.jsonl')
 
   def _append(self, name: str, text: str) -> None:
-    with self.file(name).open('a') as f:
-      f.write(text)
-      f.flush()
-      os.fsync(f.fileno())
+    try:
+      self._cut_torn_line(name)
+      with self.file(name).open('a') as f:
+        f.write(text)
+        f.flush()
+        os.fsync(f.fileno())
+    except OSError as e:
+      raise self._unwritable(name, e) from e
+
+  def _cut_torn_line(self, name: str) -> int:
+    """Drops a last line that a kill left without its end; the size that is left."""
+    if not self.file(name).exists():
+      return 0
+    with self.file(name).open('rb+') as f:
+      size = f.seek(0, os.SEEK_END)
+      f.seek(max(0, size - 1))
+      if size and f.read() != b'\n':
+        f.seek(0)
+        size = f.read().rfind(b'\n') + 1
+        f.truncate(size)
+      return size
+
+  def _unwritable(self, name: str, e: OSError) -> ConfigError:
+    return ConfigError(
+      f'{self.file(name)} could not be written ({e.strerror}); make room or another '
+      'repair and give the same command again: it goes on from the newest checkpoint'
+    )
 
 
 def _table(columns, rows, *, header: bool) -> str:

@@ -24,9 +24,21 @@ def config(**more):
 @functools.cache
 def model(**more):
   """A model whose attention and biases matter: parameters far from their start."""
-  graphdef, params = nnx.split(GPT2(config(**more), rngs=nnx.Rngs(7)), nnx.Param)
-  params = nnx.to_pure_dict(params)
+  graphdef, params = start(config(**more))
   return graphdef, jax.tree.map(lambda p: 4 * p + 0.03, params)
+
+
+def start(config):
+  """(graphdef, initial parameters), made by one compiled program."""
+
+  def split():
+    graphdef, params = nnx.split(GPT2(config, rngs=nnx.Rngs(7)), nnx.Param)
+    graphdefs.append(graphdef)
+    return nnx.to_pure_dict(params)
+
+  graphdefs = []
+  params = jax.jit(split)()
+  return graphdefs[0], params
 
 
 def apply(net):
@@ -115,19 +127,26 @@ def test_answer_positions_equal_those_of_the_full_logits(positions, masked, give
   close(got_grads, want_grads)
 
 
-def test_given_positions_equal_the_default_and_count():
+@pytest.mark.parametrize('positions', ['learned', 'rotary'])
+def test_given_positions_replace_the_indices(positions):
   tokens_BL, _ = batch()
   index_BL = jnp.tile(jnp.arange(L), (B, 1))
-  for positions in ('learned', 'rotary'):
-    net = apply(nnx.merge(*model(positions=positions)))
-    default = net(tokens_BL)
-    close(net(tokens_BL, positions_BL=index_BL), default)
-    shifted = net(tokens_BL, positions_BL=jnp.flip(index_BL, 1))
-    assert np.abs(shifted - default).max() > 1e-2
+  net = apply(nnx.merge(*model(positions=positions, layers=1)))
+  default = net(tokens_BL)
+  close(net(tokens_BL, positions_BL=index_BL), default)
+  # Rotary attention sees distances, so all positions may move, learned ones not.
+  causal = jnp.tile(jnp.tri(L, dtype=bool), (B, 1, 1))
+  moved = net(tokens_BL, positions_BL=index_BL + 2, mask=causal)
+  if positions == 'rotary':
+    close(moved, default)
+    spread = net(tokens_BL, positions_BL=index_BL * 2, mask=causal)
+    assert np.abs(spread - default).max() > 1e-2
+  else:
+    assert np.abs(moved - default).max() > 1e-2
 
 
 def test_mask_narrows_attention():
-  net = apply(nnx.merge(*model()))
+  net = apply(nnx.merge(*model(layers=1)))
   tokens_BL, _ = batch()
   everything = np.ones((B, L, L), bool)
   close(net(tokens_BL, mask=jnp.asarray(everything)), net(tokens_BL), 1e-7)
@@ -144,8 +163,8 @@ def test_mask_narrows_attention():
 
 
 def test_dropout_follows_its_key_and_is_off_without():
-  graphdef, params = model(dropout=0.3)
-  net, plain = apply(nnx.merge(graphdef, params)), apply(nnx.merge(*model()))
+  graphdef, params = model(layers=1, dropout=0.3)
+  net, plain = apply(nnx.merge(graphdef, params)), apply(nnx.merge(*model(layers=1)))
   tokens_BL, _ = batch()
   one, same, two = (net(tokens_BL, key=jax.random.key(k)) for k in (1, 1, 2))
   np.testing.assert_array_equal(one, same)
@@ -154,12 +173,15 @@ def test_dropout_follows_its_key_and_is_off_without():
   np.testing.assert_array_equal(
     plain(tokens_BL, key=jax.random.key(1)), plain(tokens_BL)
   )
+  block = nnx.merge(graphdef, params).blocks[0]
+  x_BLD = draw(16, B, L, 28)
+  kept, dropped = (block(x_BLD, None, key=k)[0] for k in (None, jax.random.key(1)))
+  assert np.abs(kept - dropped).max() > 1e-2
 
 
 def test_initial_values():
   sizes = {'vocab_size': 211, 'max_length': 97, 'layers': 3, 'width': 64, 'heads': 4}
-  net = GPT2(GPT2Config(**sizes), rngs=nnx.Rngs(5))
-  params = nnx.to_pure_dict(nnx.state(net, nnx.Param))
+  _, params = start(GPT2Config(**sizes))
   paths = jax.tree_util.tree_leaves_with_path(params)
   for path, leaf in paths:
     names = [str(getattr(k, 'key', k)) for k in path]
@@ -267,12 +289,11 @@ def test_gelu_equals_float64_and_is_finite_far_out():
   np.testing.assert_array_equal(jax.vmap(jax.grad(layers.gelu))(far), [0, 1])
 
 
-@pytest.mark.parametrize('positions', ['learned', 'rotary'])
-def test_bfloat16_stays_near_float32(positions):
+def test_bfloat16_stays_near_float32():
   tokens_BL, answer_BA = batch()
   out = {}
   for dtype in ('float32', 'bfloat16'):
-    graphdef, params = model(positions=positions, compute_dtype=dtype)
+    graphdef, params = model(positions='rotary', layers=1, compute_dtype=dtype)
 
     def loss(params, graphdef=graphdef):
       logits = nnx.merge(graphdef, params)(tokens_BL, answer_BA=answer_BA)

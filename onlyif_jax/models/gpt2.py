@@ -54,8 +54,7 @@ class Attention(nnx.Module):
     if at_BA is None:
       q_BTD, k_BLD, v_BLD = jnp.split(layers.linear(self.qkv, x_BLD), 3, axis=-1)
     else:  # queries at some positions only: the other rows of q are not needed
-      kernel = self.qkv.kernel[...].astype(x_BLD.dtype)
-      bias = self.qkv.bias[...].astype(x_BLD.dtype)
+      kernel, bias = layers.weights(self.qkv, x_BLD.dtype)
       wq_DD, wkv_D2D = jnp.split(kernel, [c.width], axis=1)
       bq_D, bkv_2D = jnp.split(bias, [c.width])
       q_BTD = layers.affine(take(x_BLD, at_BA), wq_DD, bq_D)

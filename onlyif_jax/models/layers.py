@@ -15,9 +15,12 @@ from jax import lax
 
 def linear(layer, x_ND):
   """An nnx.Linear at x, in the dtype of x."""
-  return affine(
-    x_ND, layer.kernel[...].astype(x_ND.dtype), layer.bias[...].astype(x_ND.dtype)
-  )
+  return affine(x_ND, *weights(layer, x_ND.dtype))
+
+
+def weights(layer, dtype):
+  """(kernel, bias) of an nnx.Linear in a dtype."""
+  return layer.kernel[...].astype(dtype), layer.bias[...].astype(dtype)
 
 
 @jax.custom_vjp

@@ -138,7 +138,8 @@ class Rewrite:
 
   def instruction_mask(self, example: tokens.Example):
     """Where the prompts [..., L] state x and y."""
-    t = jnp.arange(example.tokens_L.shape[-1])
+    shape = example.tokens_L.shape
+    t = jax.lax.broadcasted_iota(jnp.int32, shape, len(shape) - 1)
     # The prompt is x SEP y SEP z SEP: everything before the answer but z.
     start = example.answer_start[..., None]
     z_at = 0 if self.order[0] == 'z' else start - 1 - self.input_length

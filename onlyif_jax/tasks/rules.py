@@ -202,32 +202,35 @@ class RuleSpace:
   def _string(self, seed, pool: 'Pool', i):
     """String i of a pool as (letters, length), zero beyond the length."""
     which, within = pool.locate(i)
-    out, width = 0, pool.lengths[-1]
-    for n, length in enumerate(pool.lengths):
-      preimage = pool.starts[n] + within * pool.strides[n]
-      letters = self._scramble(seed, preimage, length)
-      padded = jnp.zeros(width, jnp.int32).at[:length].set(letters)
-      out = jnp.where(which == n, padded, out)
-    return out, jnp.asarray(pool.lengths, jnp.int32)[which]
-
-  def _scramble(self, seed, preimage, length: int):
-    """Keyed bijection of the strings of one length: pre-image -> letters."""
-    a = self.alphabet
-    key_ = keys.key(seed, Purpose.RULE_STRINGS, length)
-    if length == 1:
-      return keys.permute(key_, preimage, a)[None]
-    varying = min(length, self._digits)
-    powers = [a**k for k in range(varying)] + [None] * (length - varying)
-    digits = jnp.stack(
-      [jnp.int32(0) if p is None else preimage // p % a for p in powers]
+    starts, strides, lengths = (
+      jnp.asarray(v, jnp.int32) for v in (pool.starts, pool.strides, pool.lengths)
     )
-    half = length // 2
-    left, right = digits[:half], digits[half:]
-    subkeys = jax.random.bits(key_, (STRING_ROUNDS,), jnp.uint32)
+    preimage = starts[which] + within * strides[which]
+    return self._scramble(seed, preimage, lengths[which], pool), lengths[which]
+
+  def _scramble(self, seed, preimage, length, pool: 'Pool'):
+    """Keyed bijection of the strings of each length: pre-image -> letters.
+
+    A Feistel network on digits: the first half of the string and the rest are
+    shifted in turn by pseudo-random digits made from the other. length is traced,
+    so one network serves all lengths.
+    """
+    a, width = self.alphabet, pool.lengths[-1]
+    key_ = keys.key(seed, Purpose.RULE_STRINGS, length)
+    varying = min(width, self._digits)
+    powers = np.array([a**k for k in range(varying)], np.int32)
+    digits = jnp.pad(preimage // powers % a, (0, width - varying))
+    n = jnp.arange(width)
+    left = n < length // 2
+    right = ~left & (n < length)
+    subkeys = keys.round_keys(key_, STRING_ROUNDS)
     for r in range(0, STRING_ROUNDS, 2):
-      left = (left + _digit_round(subkeys[r], right, half, a)) % a
-      right = (right + _digit_round(subkeys[r + 1], left, length - half, a)) % a
-    return jnp.concatenate([left, right])
+      digits = _digit_round(subkeys[r], digits, right, left, a)
+      digits = _digit_round(subkeys[r + 1], digits, left, right, a)
+    if pool.lengths[0] == 1:  # one digit has no halves
+      single = keys.permute(key_, preimage, a)
+      digits = jnp.where((length == 1) & (n == 0), single, digits)
+    return digits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -274,9 +277,10 @@ def same_string(a_P, a_len, b_Q, b_len):
   return (a_len == b_len) & (a == b).all()
 
 
-def _digit_round(subkey, half, size: int, alphabet: int):
-  """Pseudo-random digits from the other half of the string."""
-  weights = np.uint32(0x9E3779B1) * np.arange(1, 2 * half.shape[0], 2, dtype=np.uint32)
-  h = (half.astype(jnp.uint32) * keys.mix32(weights)).sum(dtype=jnp.uint32) + subkey
-  lanes = keys.mix32(h) + np.arange(1, size + 1, dtype=np.uint32)
-  return (keys.mix32(lanes) % jnp.uint32(alphabet)).astype(jnp.int32)
+def _digit_round(subkey, digits, source, target, alphabet: int):
+  """Shifts the target digits by pseudo-random digits made from the source digits."""
+  n = np.arange(1, digits.shape[0] + 1, dtype=np.uint32)
+  weights = keys.mix32(np.uint32(0x9E3779B1) * n) | jnp.uint32(1)
+  h = (jnp.where(source, digits, 0).astype(jnp.uint32) * weights).sum(dtype=jnp.uint32)
+  shift = keys.mix32(keys.mix32(h + subkey) + n) % jnp.uint32(alphabet)
+  return jnp.where(target, (digits + shift.astype(jnp.int32)) % alphabet, digits)
