@@ -75,8 +75,9 @@ def _explain_setting(e: Exception, argv: Sequence[str]) -> str:
     return text
   file = next((a for a in argv if a.startswith('--config=')), '--config')
   if isinstance(e, OSError):
-    reasons = [reason.strerror for reason in _chain(e) if reason.strerror]
-    return f'{file}: {(reasons or [text])[0]}; give the path of a config file'
+    reason = re.search(r'\[Errno \d+\] ([^:]+)', text)
+    reason = reason[1] if reason else text
+    return f'{file}: {reason}; give the path of a config file'
   if isinstance(e, AttributeError | KeyError):
     # The library names the part of a setting that it does not know.
     wrong = re.search(r'(?<=instead of ")\w+', text) or re.search(r'\w+', text)
@@ -101,13 +102,6 @@ def _explain_value(text: str) -> str:
   if 'ConfigDict' in found[3]:
     return f'--{found[1]}={found[2]}: {found[1]} is a group; set one of its fields'
   return text
-
-
-def _chain(e: BaseException | None):
-  while e is not None:
-    if isinstance(e, OSError):
-      yield e
-    e = e.__cause__ or e.__context__
 
 
 def _config_first(argv: Sequence[str], default: str) -> list[str]:

@@ -43,17 +43,18 @@ class Progress:
       else:
         self.trained += steps * rows
         self.seconds += seconds
+      eta = self._eta(rows * step)
+      if step == self.steps:
+        self.rows_done += rows
+        self.finished += 1
       rate = steps * rows * self.batch / seconds
       shown = '' if match is None else f'  dev exact match {match:.3f}'
       self._print(
         f'rows {self.rows_done}/{self.rows}  step {step:,}/{self.steps:,}  '
         f'{rate:,.0f} examples/s  loss {loss:.4f}{shown}  '
-        f'ETA {self._eta(rows * step)}',
-        last=step == self.steps and self.rows_done + rows == self.rows,
+        f'ETA {eta}',
+        last=self.rows_done == self.rows,
       )
-      if step == self.steps:
-        self.rows_done += rows
-        self.finished += 1
 
     return on_chunk
 

@@ -95,7 +95,6 @@ def test_outputs_depend_on_no_later_token(positions):
   ('positions', 'masked', 'given'),
   [
     ('learned', False, False),
-    ('learned', True, True),
     ('rotary', False, False),
     ('rotary', True, True),
   ],

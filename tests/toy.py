@@ -12,8 +12,8 @@ def get_config(arg=None):
   c.task.x_min = c.task.x_max = c.task.y_min = c.task.y_max = 3
   c.data.examples, c.data.epochs, c.data.batch_size = 211, 1.0, 7
   c.model.layers, c.model.width, c.model.heads = 1, 13, 1
-  c.eval.examples, c.eval.cell_examples, c.eval.batch_size = 41, 19, 23
-  c.eval.loop_examples, c.eval.loop_points = 29, 2
+  c.eval.examples, c.eval.cell_examples, c.eval.batch_size = 41, 0, 23
+  c.eval.loop_examples, c.eval.loop_points = 41, 3  # the same programs
   c.sweep.counts = given.counts or (3, 17)
   c.sweep.seeds = given.seeds or '1'
   c.sweep.references, c.sweep.reference_count = ('one',), 5

@@ -1,0 +1,119 @@
+"""Runs of the toy sweep for several test files, in this process and in others."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+import toy
+from jax.experimental.compilation_cache import compilation_cache
+
+from onlyif_jax import config as config_lib
+from onlyif_jax import sweep
+from onlyif_jax.experiment import Experiment
+from onlyif_jax.loop import Stack
+from onlyif_jax.workdir import Workdir
+
+SAME_BYTES = ('results.csv', 'metrics.jsonl', 'dynamics.csv', 'transition.json')
+COMMAND = ('-m', 'onlyif_jax.main', f'--config={toy.__file__}')
+
+
+def toy_config(arg: str = '', **settings) -> config_lib.RunConfig:
+  """The toy's config; settings as section_field=value."""
+  c = toy.get_config(arg)
+  for name, value in settings.items():
+    section, _, field = name.partition('_')
+    setattr(c[section], field, value)
+  return config_lib.freeze(c)
+
+
+def share_compiles(cache: Path):
+  """Every run of a test module uses the same compiled programs; undo() at its end."""
+  patch = pytest.MonkeyPatch()
+  for name in ('program', 'evaluator'):
+    real = getattr(Experiment, name)
+    made: dict = {}
+
+    def shared(self, *args, real=real, made=made):
+      key = (self.trainer, self.config.eval, *args)
+      if key not in made:
+        made[key] = real(self, *args)
+      return made[key]
+
+    patch.setattr(Experiment, name, shared)
+  # Other processes find on disk what this one compiled.
+  jax.config.update('jax_compilation_cache_dir', str(cache))
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
+  jax.config.update('jax_disable_most_optimizations', True)  # compiles dominate
+  compilation_cache.reset_cache()
+  return patch
+
+
+def stop_sharing(patch) -> None:
+  """Undoes share_compiles."""
+  patch.undo()
+  jax.config.update('jax_compilation_cache_dir', None)
+  jax.config.update('jax_disable_most_optimizations', False)
+  compilation_cache.reset_cache()
+
+
+def start(cache: Path, *words: str, **more):
+  """Starts python with these words, with this process's devices and cache."""
+  env = os.environ | {
+    'JAX_PLATFORMS': 'cpu',
+    'JAX_NUM_CPU_DEVICES': '8',
+    'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
+    'JAX_COMPILATION_CACHE_DIR': str(cache),
+    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+    'PYTHONPATH': os.pathsep.join(filter(None, sys.path)),
+  }
+  pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, 'text': True}
+  return subprocess.Popen([sys.executable, *words], env=env, **pipes | more)
+
+
+def call(cache: Path, *words: str, **more):
+  """Runs python with these words to the end: (exit code, stdout, stderr)."""
+  process = start(cache, *words, **more)
+  try:
+    out, err = process.communicate(timeout=120)
+  finally:
+    process.kill()
+  return process.returncode, out, err
+
+
+def state(path: Path, stack: str = '000', step: int | None = None):
+  """(step, state) of a stack's newest or given checkpoint, on one device."""
+  from onlyif_jax.checkpoint import Checkpointer
+  from onlyif_jax.training import parallel
+
+  workdir = Workdir(path)
+  config = workdir.config()
+  experiment = sweep.experiment_lib.build(config)
+  program = experiment.program(parallel.make_mesh(2), 'map')
+  rows = sweep.experiment_lib.rows(config)
+  (own,) = [s for s in sweep.plan_stacks(workdir, rows, 2) if s.name == stack]
+  assert isinstance(own, Stack)
+  abstract = jax.eval_shape(program.init, experiment.members(own.padded))
+  with Checkpointer(workdir.file(f'checkpoints/{stack}')) as saver:
+    if step is not None:
+      return step, saver.restore_step(step, abstract)
+    return saver.restore(abstract)
+
+
+def assert_same_run(path: Path, other: Path) -> None:
+  """The same bytes in every table, and the same bits in the last checkpoints."""
+  for name in SAME_BYTES:
+    assert (path / name).read_bytes() == (other / name).read_bytes(), name
+  for stack in sorted(p.name for p in (other / 'checkpoints').iterdir()):
+    (step, a), (wanted, b) = state(path, stack), state(other, stack)
+    assert step == wanted
+    assert_same_bits(a, b)
+
+
+def assert_same_bits(a, b) -> None:
+  """Equal trees of arrays, bit by bit."""
+  assert jax.tree.structure(a) == jax.tree.structure(b)
+  for x, y in zip(*map(jax.tree.leaves, map(jax.device_get, (a, b))), strict=True):
+    assert x.tobytes() == y.tobytes()
