@@ -11,6 +11,7 @@ than 300 instructions never generalise, models with 1,000 or more always do.
 with the choices where they are silent (batch, warm-up, decay, dropout, seeds).
 """
 
+from onlyif_jax import presets
 from onlyif_jax.config import base_config, parse_arg
 
 PAPER = 'I_min = 300 (never below), I_max = 1,000 (always from there on)'
@@ -26,10 +27,10 @@ def get_config(arg=None):
   c = base_config()
   c.name, c.size, c.figure, c.paper = 'imin', given.size, 'imin', PAPER
   if given.size == 'cpu':
-    small(c)
+    presets.two_cores(c)
     c.sweep.counts = (30, 100, 200, 300, 500, 1_000, 2_000, 5_000, 10_000)
   else:
-    full(c)
+    presets.papers(c)
     c.sweep.counts = COUNTS
   if given.size == 'gpu30':
     c.data.epochs = 5.0
@@ -39,36 +40,3 @@ def get_config(arg=None):
   c.data.epochs = given.epochs or c.data.epochs
   return c
 
-
-def small(c):
-  """Two cores, minutes. Chosen on dev rules and seen accuracy at I = 2,000 and 5,000."""
-  c.data.examples, c.data.epochs, c.data.batch_size = 20_000, 4.0, 64
-  c.model.positions, c.model.rotary_base, c.model.heads = 'rotary', 1_000.0, 2
-  c.optim.name, c.optim.learning_rate, c.optim.clip = 'muon', 1e-3, 1.0
-  c.optim.weight_decay, c.optim.b2, c.optim.warmup = 0.0, 0.95, 0.05
-  c.sweep.references = (
-    'one',
-    'infinite_rules',
-    'infinite_inputs',
-    'masked',
-    'permuted',
-  )
-
-
-def full(c):
-  """The papers' settings (Only-IF, section 2.3)."""
-  c.task.x_min = c.task.x_max = c.task.y_min = c.task.y_max = 20
-  c.task.input_length = 50
-  c.data.examples, c.data.epochs, c.data.batch_size = 1_000_000, 50.0, 512
-  c.model.layers, c.model.width, c.model.heads = 6, 256, 4
-  c.model.compute_dtype = 'bfloat16'
-  c.eval.examples, c.eval.cell_examples, c.eval.batch_size = 100_000, 10_000, 2_000
-  c.eval.loop_examples = 2_000
-  c.checkpoint.every = 5_000
-  c.sweep.references = (
-    'one',
-    'infinite_rules',
-    'infinite_inputs',
-    'masked',
-    'permuted',
-  )

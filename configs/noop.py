@@ -11,20 +11,12 @@ and at the training ratio (slice mix=train). `cpu` runs 4 counts x 2 shares x 2
 seeds of the 8 counts x 5 shares; the whole grid is `full`.
 """
 
-import importlib.util
-from pathlib import Path
-
+from onlyif_jax import presets
 from onlyif_jax.config import base_config, parse_arg
 
 PAPER = 'generalises from about 400 instructions, whatever the share of no-ops'
 COUNTS = (100, 200, 300, 400, 500, 1_000, 10_000, 100_000)
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5)
-
-_spec = importlib.util.spec_from_file_location(
-  'imin', Path(__file__).parent / 'imin.py'
-)
-imin = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(imin)
 
 
 def get_config(arg=None):
@@ -40,10 +32,10 @@ def get_config(arg=None):
   c = base_config()
   c.name, c.size, c.figure, c.paper = 'noop', given.size, 'noop', PAPER
   if given.size == 'cpu':
-    imin.small(c)
+    presets.two_cores(c)
     c.sweep.counts, c.sweep.noop_shares = (100, 300, 1_000, 5_000), (0.1, 0.5)
   else:
-    imin.full(c)
+    presets.papers(c)
     c.sweep.counts, c.sweep.noop_shares = COUNTS, SHARES
   c.task.noops = True
   c.sweep.references = ()

@@ -6,6 +6,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from absl import app, flags
 
@@ -55,7 +56,7 @@ def run(main: Callable[[Sequence[str]], int | None], config: str = '') -> None:
   app.run(guarded, flags_parser=parse)
 
 
-def fail(message: str) -> None:
+def fail(message: str) -> NoReturn:
   """One line on standard error, exit code 2."""
   print('error:', ' '.join(message.split()), file=sys.stderr)
   sys.exit(2)

@@ -190,8 +190,8 @@ _AT_LEAST = {
 }
 
 
-def base_config() -> ml_collections.ConfigDict:
-  """The defaults as a locked ConfigDict; config files change what differs."""
+def base_config() -> Any:
+  """The defaults as a locked ConfigDict, typed Any: its fields are attributes."""
   config = ml_collections.ConfigDict(dataclasses.asdict(RunConfig()))
   return config.lock()
 
@@ -331,7 +331,7 @@ def parse_arg(arg: str | None, sizes: tuple[str, ...], **fields):
   fields: name -> type (int, float, str, or tuple[int, ...] written 10|100). The
   result has `size` and each field, None where it is not given.
   """
-  given: dict[str, Any] = {name: None for name in fields}
+  given: dict[str, Any] = dict.fromkeys(fields)
   size = sizes[0]
   for n, word in enumerate(filter(None, (arg or '').split(','))):
     name, equals, value = word.partition('=')

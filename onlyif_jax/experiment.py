@@ -95,7 +95,8 @@ class Experiment:
   @functools.cached_property
   def parameters(self) -> int:
     """The number of trained parameters."""
-    state = jax.eval_shape(self.trainer.init, self.member(rows(self.config)[0]))
+    first = rows(self.config)[0]
+    state = jax.eval_shape(self.trainer.init, self.member(first))
     return sum(leaf.size for leaf in jax.tree.leaves(state['params']))
 
   @property
@@ -153,14 +154,15 @@ def build(config: RunConfig) -> Experiment:
 def rows(config: RunConfig) -> list[Row]:
   """The members of a sweep: references last, in a fixed order."""
   s = config.sweep
-  rates = s.learning_rates or (config.optim.learning_rate,)
+  shares = list(s.noop_shares)
+  rates = list(s.learning_rates) or [config.optim.learning_rate]
   out = []
   for pair in config_lib.parse_seeds(s.seeds):
     seed = str(pair[0]) if 'x' not in s.seeds else f'{pair[0]}.{pair[1]}'
     seeds = (seed, config.seed + pair[0], config.seed + pair[1], config.seed + pair[1])
-    for share in s.noop_shares:
+    for share in shares:
       for rate in rates:
-        extra = (f'-q{share:g}' if len(s.noop_shares) > 1 else '') + (
+        extra = (f'-q{share:g}' if len(shares) > 1 else '') + (
           f'-lr{rate:g}' if len(rates) > 1 else ''
         )
         out += [
@@ -170,7 +172,7 @@ def rows(config: RunConfig) -> list[Row]:
   for name in s.references:
     count = 1 if name == 'one' else s.reference_count
     seeds = ('0', first, first, first)
-    out.append(Row(f'{name}-s0', name, count, s.noop_shares[0], rates[0], *seeds))
+    out.append(Row(f'{name}-s0', name, count, shares[0], rates[0], *seeds))
   return out
 
 
@@ -191,9 +193,9 @@ def _check_capacity(config, rules, plan):
         f'rules.{part.name.lower()}_fraction or lengthen the patterns'
       )
   positions = plan.steps * plan.batch_size
-  if 'infinite_rules' in config.sweep.references:
-    if rules.pair_capacity() < positions:
-      raise ConfigError(
-        f"sweep.references has 'infinite_rules', which needs {positions} rules; "
-        f'{what} has {rules.pair_capacity()}. Leave it out'
-      )
+  endless = 'infinite_rules' in config.sweep.references
+  if endless and rules.pair_capacity() < positions:
+    raise ConfigError(
+      f"sweep.references has 'infinite_rules', which needs {positions} rules; "
+      f'{what} has {rules.pair_capacity()}. Leave it out'
+    )

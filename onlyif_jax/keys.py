@@ -8,6 +8,7 @@ adding one changes no number drawn before.
 
 import enum
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,14 +35,14 @@ class Purpose(enum.IntEnum):
   MIX = 13  # which test examples are no-ops at the training ratio
 
 
-def key(seed, purpose: Purpose, index=0) -> jax.Array:
+def key(seed: Any, purpose: Purpose, index: Any = 0) -> jax.Array:
   """The typed key of (seed, purpose, index); each may be traced except purpose."""
   return jax.random.fold_in(
     jax.random.fold_in(jax.random.key(seed), int(purpose)), index
   )
 
 
-def mix32(h: jax.Array) -> jax.Array:
+def mix32(h: Any) -> jax.Array:
   """A bijective 32-bit finaliser (murmur3): every output bit sees every input bit."""
   h = jnp.asarray(h, jnp.uint32)
   h = (h ^ (h >> 16)) * jnp.uint32(0x85EBCA6B)

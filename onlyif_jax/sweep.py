@@ -17,6 +17,7 @@ from onlyif_jax.loop import Stack, StackRun, StopSignal, done_members, failed_me
 from onlyif_jax.progress import Progress
 from onlyif_jax.provenance import provenance
 from onlyif_jax.tasks import certificate
+from onlyif_jax.tasks.rules import Part
 from onlyif_jax.training import parallel
 from onlyif_jax.workdir import Workdir
 
@@ -39,7 +40,8 @@ def claim_devices(config: RunConfig) -> None:
   s = config.stack
   cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else 1
   wanted = max(1, s.member_devices or min(2, cores)) * max(1, s.data_devices)
-  if jax.config.jax_num_cpu_devices < wanted:
+  have = jax.config.jax_num_cpu_devices  # pyright: ignore[reportAttributeAccessIssue]
+  if have < wanted:
     jax.config.update('jax_num_cpu_devices', wanted)
 
 
@@ -183,6 +185,9 @@ def _write_provenance(workdir: Workdir, experiment: Experiment) -> None:
     'devices': [str(d) for d in jax.devices()],
     'platform': jax.default_backend(),
     'parameters': experiment.parameters,
+    'test_rules': min(
+      experiment.config.eval.examples, experiment.data.rules.capacity(Part.TEST)
+    ),
     'seeds': experiment.config.sweep.seeds,
   }
   path = workdir.file('provenance.json')

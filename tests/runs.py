@@ -1,5 +1,6 @@
 """Runs of the toy sweep for several test files, in this process and in others."""
 
+import json
 import os
 import subprocess
 import sys
@@ -81,6 +82,61 @@ def call(cache: Path, *words: str, **more):
   finally:
     process.kill()
   return process.returncode, out, err
+
+
+# Imports once, then forks for each request [module, arguments, code to run before]
+# and answers with [exit code, stdout, stderr].
+_SERVER = """
+import json, os, runpy, sys, tempfile, traceback, warnings
+warnings.simplefilter('ignore')
+import onlyif_jax.dry_run, onlyif_jax.evaluation, onlyif_jax.sweep
+for line in sys.stdin:
+  module, arguments, before = json.loads(line)
+  files = [tempfile.TemporaryFile('w+') for _ in range(2)]
+  pid = os.fork()
+  if not pid:
+    for number, file in enumerate(files, start=1):
+      os.dup2(file.fileno(), number)
+    sys.argv = [module, *arguments]
+    code = 0
+    try:
+      exec(before)
+      runpy.run_module(module, run_name='__main__', alter_sys=True)
+    except SystemExit as e:
+      code = e.code or 0
+    except BaseException:
+      traceback.print_exc()
+      code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+  code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+  texts = []
+  for file in files:
+    file.seek(0)
+    texts.append(file.read())
+  print(json.dumps([code, *texts]), flush=True)
+"""
+
+
+class Server:
+  """Calls entry points in processes of their own that start in no time."""
+
+  def __init__(self, cache: Path):
+    self.process = start(cache, '-c', _SERVER, stdin=subprocess.PIPE, stderr=None)
+
+  def call(self, module: str, *arguments, before: str = '') -> tuple[int, str, str]:
+    """Runs onlyif_jax.<module> to its end: (exit code, stdout, stderr)."""
+    request = [f'onlyif_jax.{module}', [str(a) for a in arguments], before]
+    self.process.stdin.write(json.dumps(request) + '\n')
+    self.process.stdin.flush()
+    return tuple(json.loads(self.process.stdout.readline()))
+
+  def close(self) -> None:
+    """Ends the server."""
+    self.process.stdin.close()
+    self.process.wait(timeout=20)
+    self.process.stdout.close()
 
 
 def state(path: Path, stack: str = '000', step: int | None = None):

@@ -10,7 +10,6 @@ from toys import DATA, NOOP_DATA, member
 from onlyif_jax.tasks import distribution, tokens
 from onlyif_jax.tasks.rules import Part
 
-
 # One program each, however many tests use it.
 EXAMPLES = jax.jit(DATA.train_examples)
 BY_INDEX = jax.jit(DATA.by_index)

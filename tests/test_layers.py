@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1] / 'onlyif_jax'
 # Entry points come last and are imported by nothing.
 LAYERS = [
-  ['config', 'keys', 'workdir', 'provenance'],
+  ['config', 'presets', 'keys', 'workdir', 'provenance'],
   ['tasks', 'corpora'],
   ['data'],
   ['models'],

@@ -7,6 +7,7 @@ only. Sums run in float32 whatever the training dtype.
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -191,7 +192,7 @@ class Evaluator:
     model = nnx.merge(
       graphdef(dataclasses.replace(self.model, compute_dtype='float32')), params
     )
-    logits_BAV = model(batch.tokens_BL, answer_BA=batch.answer_BA)
+    logits_BAV: Any = model(batch.tokens_BL, answer_BA=batch.answer_BA)
     live_BA = batch.weights_BA > 0
     right_BA = logits_BAV.argmax(-1) == batch.targets_BA
     nll_BA = optax.losses.softmax_cross_entropy_with_integer_labels(

@@ -65,7 +65,7 @@ class StackProgram:
     return self._train_program(self.mode)
 
   def _train_program(self, mode):
-    chunk = ensemble.lift(lambda one, n: self._chunk(*one, n), mode)
+    chunk = ensemble.lift(lambda one, n: self._chunk(one[0], one[1], n), mode)
     sharded = jax.shard_map(
       lambda members, state, n: chunk((members, state), n),
       mesh=self.mesh,

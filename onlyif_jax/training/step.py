@@ -80,7 +80,7 @@ class Trainer:
   def loss(self, params, batch: Batch, key=None):
     """(sum of answer losses in nats, number of answer tokens)."""
     model = nnx.merge(self.graphdef, params)
-    logits_BAV = model(batch.tokens_BL, answer_BA=batch.answer_BA, key=key)
+    logits_BAV: Any = model(batch.tokens_BL, answer_BA=batch.answer_BA, key=key)
     nll_BA = optax.losses.softmax_cross_entropy_with_integer_labels(
       logits_BAV, batch.targets_BA
     )

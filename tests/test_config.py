@@ -1,0 +1,157 @@
+import dataclasses
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+from onlyif_jax import config, experiment
+from onlyif_jax.config import ConfigError, RunConfig, freeze, parse_arg
+
+CONFIGS = sorted((Path(__file__).parents[1] / 'configs').glob('*.py'))
+BASE = dataclasses.asdict(RunConfig())
+
+
+def load(path):
+  spec = importlib.util.spec_from_file_location(path.stem, path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
+def changed(**fields):
+  """The defaults with 'section__field' values changed."""
+  tree = json.loads(json.dumps(BASE))
+  for name, value in fields.items():
+    *path, last = name.split('__')
+    section = tree
+    for part in path:
+      section = section[part]
+    section[last] = value
+  return tree
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda p: p.name)
+def test_every_config_and_size_builds(path):
+  module = load(path)
+  sizes = ('cpu', 'gpu30', 'full') if path.stem == 'imin' else ('cpu', 'full')
+  for size in sizes:
+    run = freeze(module.get_config(size))
+    built = experiment.build(run)
+    assert (run.name, run.size) == (path.stem, size)
+    assert built.data.plan.steps > 100
+    assert len(experiment.rows(run)) > 10
+  assert module.__doc__
+  assert 'python -m onlyif_jax.main' in module.__doc__
+  assert path.read_text().count('\n') <= 80
+
+
+def test_cpu_size_of_imin_keeps_its_promises():
+  run = freeze(load(Path(CONFIGS[0]).parent / 'imin.py').get_config('cpu'))
+  assert len(run.sweep.counts) >= 8
+  assert min(run.sweep.counts) == 30
+  assert max(run.sweep.counts) == 10_000
+  assert run.data.examples / max(run.sweep.counts) <= 2
+  assert run.data.epochs >= 2
+
+
+def test_full_size_is_the_papers():
+  run = freeze(load(Path(CONFIGS[0]).parent / 'imin.py').get_config('full'))
+  assert (run.model.layers, run.model.width, run.model.heads) == (6, 256, 4)
+  assert (run.task.x_min, run.task.y_max, run.task.input_length) == (20, 20, 50)
+  assert (run.data.examples, run.data.epochs) == (10**6, 50)
+  assert (run.optim.name, run.optim.learning_rate) == ('adamw', 1e-3)
+  assert len(run.sweep.counts) == 16
+  assert experiment.build(run).data.plan.steps == 97_656
+
+
+def test_freeze_round_trips_through_json():
+  run = freeze(changed(sweep__counts=[3, 5], optim__learning_rate=1))
+  assert run.sweep.counts == (3, 5)
+  assert isinstance(run.optim.learning_rate, float)
+  assert freeze(json.loads(json.dumps(dataclasses.asdict(run)))) == run
+
+
+@pytest.mark.parametrize(
+  ('fields', 'message'),
+  [
+    ({'optim__learning_rat': 1.0}, r'unknown setting optim.learning_rat. Did you mean'),
+    ({'data__examples': 'many'}, 'data.examples=.* is not of type int'),
+    ({'task__noops': 1}, 'task.noops=1 is not of type bool'),
+    ({'optim__name': 'adam'}, 'optim.name=.*adamw, muon. Did you mean adamw'),
+    ({'model__heads': 5}, 'model.heads=5 does not divide model.width=64'),
+    ({'task__x_max': 11}, 'task.x_max=11 does not fit into task.input_length=10'),
+    ({'task__x_min': 4}, 'task.x_min=4 is above task.x_max=3'),
+    ({'sweep__seeds': '3y'}, "sweep.seeds='3y' is not like"),
+    ({'sweep__counts': []}, 'sweep.counts'),
+    ({'sweep__counts': [7, 7]}, 'names a count twice'),
+    ({'sweep__counts': [10**6]}, 'gives some of them no example'),
+    ({'sweep__noop_shares': [0.5]}, 'need task.noops=True'),
+    ({'sweep__references': ['mask']}, 'Did you mean masked'),
+    ({'data__epochs': 0.0001}, 'less than one batch'),
+    ({'rules__test_fraction': 0.95}, 'leave something to train on'),
+    ({'stack__data_devices': 3}, 'data.batch_size=64 is not divisible'),
+    ({'optim__warmup': 1.5}, 'optim.warmup=1.5'),
+  ],
+)
+def test_bad_settings_are_named(fields, message):
+  with pytest.raises(ConfigError, match=message):
+    freeze(changed(**fields))
+
+
+def test_capacity_is_told():
+  run = freeze(changed(sweep__counts=[13_000], data__examples=50_000))
+  with pytest.raises(
+    ConfigError, match=r'13000 instructions.*has 12303 training rules'
+  ):
+    experiment.build(run)
+
+
+def test_arguments_of_a_config_file():
+  sizes, fields = ('cpu', 'full'), {'counts': tuple[int, ...], 'epochs': float}
+  assert parse_arg(None, sizes, **fields).size == 'cpu'
+  given = parse_arg('full,counts=10|100,epochs=2', sizes, **fields)
+  assert (given.size, given.counts, given.epochs) == ('full', (10, 100), 2.0)
+  assert parse_arg('counts=7', sizes, **fields).counts == (7,)
+  for text, message in (
+    ('ful', r"unknown size 'ful'; sizes: cpu, full. Did you mean full\?"),
+    ('cpu,count=1', r'unknown argument .*counts=, epochs=. Did you mean counts\?'),
+    ('counts=a|b', "counts='a|b' is not of type"),
+  ):
+    with pytest.raises(ConfigError, match=message.replace('|', r'\|')):
+      parse_arg(text, sizes, **fields)
+
+
+def test_seeds():
+  assert config.parse_seeds('3') == [(0, 0), (1, 1), (2, 2)]
+  assert config.parse_seeds('2x3') == [(r, s) for r in range(2) for s in range(3)]
+
+
+def test_differences_name_fields_but_not_what_may_grow():
+  old = RunConfig()
+  grown = dataclasses.replace(old, sweep=dataclasses.replace(old.sweep, counts=(5, 7)))
+  other = dataclasses.replace(grown, data=dataclasses.replace(old.data, epochs=3.0))
+  assert config.differences(old, grown) == {}
+  assert config.differences(old, other) == {'data.epochs': (2.0, 3.0)}
+
+
+def test_rows_are_the_product_and_the_references():
+  run = freeze(
+    changed(
+      sweep__counts=[3, 5],
+      sweep__seeds='2x2',
+      sweep__references=['one', 'masked'],
+      sweep__reference_count=7,
+      seed=100,
+    )
+  )
+  rows = experiment.rows(run)
+  assert len(rows) == 2 * 4 + 2
+  assert len({row.member for row in rows}) == len(rows)
+  assert {(r.seed, r.rules_seed, r.init_seed) for r in rows if not r.reference} == {
+    (f'{a}.{b}', 100 + a, 100 + b) for a in range(2) for b in range(2)
+  }
+  assert [(r.reference, r.instructions) for r in rows[-2:]] == [
+    ('one', 1),
+    ('masked', 7),
+  ]
