@@ -39,4 +39,3 @@ def get_config(arg=None):
   c.sweep.counts = given.counts or c.sweep.counts
   c.data.epochs = given.epochs or c.data.epochs
   return c
-

@@ -165,16 +165,19 @@ def test_dropout_follows_its_key_and_is_off_without():
   graphdef, params = model(layers=1, dropout=0.3)
   net, plain = apply(nnx.merge(graphdef, params)), apply(nnx.merge(*model(layers=1)))
   tokens_BL, _ = batch()
-  one, same, two = (net(tokens_BL, key=jax.random.key(k)) for k in (1, 1, 2))
+  rows = len(tokens_BL)
+  keys = {k: jax.random.split(jax.random.key(k), rows) for k in (1, 2)}
+  one, same, two = (net(tokens_BL, key=keys[k]) for k in (1, 1, 2))
   np.testing.assert_array_equal(one, same)
   assert np.abs(one - two).max() > 1e-2
   np.testing.assert_array_equal(net(tokens_BL), plain(tokens_BL))
-  np.testing.assert_array_equal(
-    plain(tokens_BL, key=jax.random.key(1)), plain(tokens_BL)
-  )
+  np.testing.assert_array_equal(plain(tokens_BL, key=keys[1]), plain(tokens_BL))
+  # A row's mask is its own: it does not depend on the rows beside it.
+  half = net(tokens_BL[1:], key=keys[1][1:])
+  np.testing.assert_allclose(half, one[1:], rtol=1e-5, atol=1e-6)
   block = nnx.merge(graphdef, params).blocks[0]
   x_BLD = draw(16, B, L, 28)
-  kept, dropped = (block(x_BLD, None, key=k)[0] for k in (None, jax.random.key(1)))
+  kept, dropped = (block(x_BLD, None, key=k)[0] for k in (None, keys[1]))
   assert np.abs(kept - dropped).max() > 1e-2
 
 

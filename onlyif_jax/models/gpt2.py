@@ -113,11 +113,11 @@ class Block(nnx.Module):
     self.attention = Attention(config, rngs=rngs)
     self.norm_2 = _norm(config, rngs)
     self.mlp = MLP(config, rngs=rngs)
-    self.drop = nnx.Dropout(config.dropout)
+    self.dropout = config.dropout
 
   def __call__(self, x_BLD, positions_BL, at_BA=None, mask=None, cache=None, key=None):
     """With at_BA the output has those positions only."""
-    keys = (None, None) if key is None else jax.random.split(key)
+    keys = (None, None) if key is None else layers.split_keys(key, 2)
     normal = layers.layer_norm(self.norm_1, x_BLD)
     y, cache = self.attention(normal, positions_BL, at_BA, mask, cache)
     x_BLD = x_BLD if at_BA is None else take(x_BLD, at_BA)
@@ -126,7 +126,7 @@ class Block(nnx.Module):
     return x_BLD + self._drop(y, keys[1]), cache
 
   def _drop(self, x, key):
-    return x if key is None else self.drop(x, rngs=key, deterministic=False)
+    return x if key is None else layers.dropout(x, key, self.dropout)
 
 
 class GPT2(nnx.Module):
@@ -139,7 +139,7 @@ class GPT2(nnx.Module):
       self.position = _embed(config, config.max_length, rngs)
     self.blocks = nnx.List([Block(config, rngs=rngs) for _ in range(config.layers)])
     self.norm = _norm(config, rngs)
-    self.drop = nnx.Dropout(config.dropout)
+    self.dropout = config.dropout
 
   def __call__(
     self,
@@ -155,8 +155,8 @@ class GPT2(nnx.Module):
 
     With answer_BA the last layer and the head work at those positions only:
     same logits, same gradients, less work. mask [B, L, L] (query, key) narrows
-    causal attention. With a cache (see `decode`), returns (logits, cache). key
-    turns dropout on.
+    causal attention. With a cache (see `decode`), returns (logits, cache). key,
+    one for each row, turns dropout on.
     """
     c = self.config
     x_BLD = self.embed(tokens_BL)
@@ -165,8 +165,8 @@ class GPT2(nnx.Module):
       x_BLD += self.position(index if positions_BL is None else positions_BL)
     keys = [None] * (c.layers + 1)
     if key is not None and c.dropout > 0:
-      keys = list(jax.random.split(key, c.layers + 1))
-      x_BLD = self.drop(x_BLD, rngs=keys[-1], deterministic=False)
+      keys = layers.split_keys(key, c.layers + 1)
+      x_BLD = layers.dropout(x_BLD, keys[-1], c.dropout)
     caches = [None] * c.layers if cache is None else list(cache)
     for n, block in enumerate(self.blocks):
       at_BA = answer_BA if n == c.layers - 1 else None

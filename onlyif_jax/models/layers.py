@@ -125,6 +125,21 @@ _normalize = jax.custom_vjp(
 _normalize.defvjp(_normalize_plain, _normalize_backward)
 
 
+def dropout(x_BLD, key_B, rate: float):
+  """Dropout with one key per row: a row's mask depends on nothing but its key."""
+
+  def keep(key):
+    return jax.random.bernoulli(key, 1 - rate, x_BLD.shape[1:])
+
+  return jnp.where(jax.vmap(keep)(key_B), x_BLD / (1 - rate), 0)
+
+
+def split_keys(key_B, n: int):
+  """n new keys for each row, as n vectors of keys."""
+  key_BN = jax.vmap(lambda key: jax.random.split(key, n))(key_B)
+  return [key_BN[:, i] for i in range(n)]
+
+
 def rotary_tables(positions_BL, head_width: int, base: float):
   """(cos, sin) [B, L, K/2] of positions [B, L]; B is 1 where rows agree.
 

@@ -182,7 +182,9 @@ class RuleSpace:
 
   def _seen_pair(self, seed, i, instructions):
     own = i % instructions
-    cap = self.capacity() if self.distinct == 'xy' else self.strings(Part.TRAIN, 'x').size
+    cap = (
+      self.capacity() if self.distinct == 'xy' else self.strings(Part.TRAIN, 'x').size
+    )
     x = self.rule(seed, Part.TRAIN, own)
     once = self.rule(seed, Part.TRAIN, (i + 1) % instructions)
     twice = self.rule(seed, Part.TRAIN, (i + 2) % instructions)

@@ -66,8 +66,9 @@ class Trainer:
     batch = self.data.train_examples(member, first + jnp.arange(size, dtype=jnp.int32))
     key = None
     if self.model.dropout:
-      key = keys.key(member.order_seed, Purpose.DROPOUT, state['step'])
-      key = jax.random.fold_in(key, shard[0])
+      step_key = keys.key(member.order_seed, Purpose.DROPOUT, state['step'])
+      row_B = shard[0] * size + jnp.arange(size)
+      key = jax.vmap(lambda b: jax.random.fold_in(step_key, b))(row_B)
     (loss, count), grads = jax.value_and_grad(self.loss, has_aux=True)(
       vary(state['params']), batch, key
     )
