@@ -6,6 +6,7 @@ not run; time from a few steps on the largest part of the batch that runs quickl
 
 import dataclasses
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +16,14 @@ from rich.table import Table
 from onlyif_jax import experiment as experiment_lib
 from onlyif_jax import sweep
 from onlyif_jax.config import RunConfig
+from onlyif_jax.evals.exact_match import eval_sets
 from onlyif_jax.experiment import Experiment
+from onlyif_jax.loop import IN_LOOP
 from onlyif_jax.training import parallel
 
 TIMED_SECONDS = 6.0  # of timed steps
 QUICK_FLOPS = 2e11  # a CPU does these in a few seconds
+EVALUATED = 2 / 3  # time of an evaluated example over that of a trained one, measured
 
 
 def show(config: RunConfig) -> None:
@@ -33,7 +37,10 @@ def show(config: RunConfig) -> None:
   seconds, memory, batch = _measure(config, experiment)
   plan, s = experiment.data.plan, config.stack
   stacks = -(-len(rows) // s.members)
-  total = seconds * plan.steps * stacks
+  training = seconds * plan.steps * stacks
+  evaluated = (
+    training * EVALUATED * _evaluated(experiment) / (plan.steps * plan.batch_size)
+  )
   table = Table(show_header=False, box=None)
   references = sum(bool(row.reference) for row in rows)
   lines = {
@@ -49,7 +56,8 @@ def show(config: RunConfig) -> None:
     'memory': f'{memory / 2**20:,.0f} MiB a device',
     'step': f'{seconds * 1e3:.1f} ms for {s.members} members, timed with {batch} of '
     f'{plan.batch_size} sequences',
-    'time': f'{_duration(total)} of training (evaluation and compiling add to it)',
+    'time': f'{_duration(training + evaluated)}: {_duration(training)} of training, '
+    f'{_duration(evaluated)} of evaluation; compiling adds a minute or two',
   }
   for name, value in lines.items():
     table.add_row(name, value)
@@ -69,7 +77,7 @@ def _measure(config: RunConfig, experiment: Experiment):
     part //= 2
   compiled, arguments = _compile(experiment, mesh, s)
   stats = compiled.memory_analysis()
-  memory = stats.argument_size_in_bytes + stats.temp_size_in_bytes
+  memory = stats.argument_size_in_bytes + stats.temp_size_in_bytes if stats else 0
   if part < batch:
     data = dataclasses.replace(config.data, batch_size=part)
     smaller = experiment_lib.build(dataclasses.replace(config, data=data))
@@ -96,11 +104,19 @@ def _compile(experiment: Experiment, mesh, stack):
     lambda v: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=program.sharding),
     jax.eval_shape(program.init, members),
   )
-  compiled = program.train.lower(members, shapes, jnp.int32(1)).compile()
+  train: Any = program.train
+  compiled = train.lower(members, shapes, jnp.int32(1)).compile()
   return compiled, (members, program.init)
+
+
+def _evaluated(experiment: Experiment) -> int:
+  """Examples on which a member is evaluated, during and after its training."""
+  e, noops = experiment.config.eval, experiment.data.task.noops
+  final = sum(one.examples for one in eval_sets(e, noops))
+  return final + e.loop_points * len(IN_LOOP) * e.loop_examples
 
 
 def _duration(seconds: float) -> str:
   if seconds < 5400:
     return f'{seconds / 60:.1f} min'
-  return f'{seconds / 3600:.1f} h'
+  return f'{seconds / 3600:,.1f} h'

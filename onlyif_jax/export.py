@@ -8,10 +8,13 @@ from onlyif_jax.config import ConfigError, freeze
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'The directory of a run.')
 _CONFIG = config_flags.DEFINE_config_file(
-  'config', None, 'Instead of a workdir, for jsonl: FILE[:ARGS] of a config.'
+  'config', None, 'Instead of a workdir, for jsonl, tfds: FILE[:ARGS] of a config.'
 )
 _TO = flags.DEFINE_enum(
-  'to', None, ['hf', 'jsonl'], 'hf: a Hugging Face model; jsonl: the examples.'
+  'to',
+  None,
+  ['hf', 'jsonl', 'tfds'],
+  'hf: a Hugging Face model; jsonl, tfds: the examples.',
 )
 _OUT = flags.DEFINE_string('out', None, 'A new directory to write.')
 _MEMBER = flags.DEFINE_string('member', None, 'Which member; default: the only one.')
@@ -39,7 +42,9 @@ def main(argv) -> int:
   if _TO.value == 'hf':
     path = exporting.run_to_hf(_WORKDIR.value, _OUT.value, _MEMBER.value, _STEP.value)
   else:
-    path = exporting.config_to_jsonl(config, _OUT.value, _MEMBER.value)
+    tfds = _TO.value == 'tfds'
+    write = exporting.config_to_tfds if tfds else exporting.config_to_jsonl
+    path = write(config, _OUT.value, _MEMBER.value)
   print(f'written: {path}')
   return 0
 

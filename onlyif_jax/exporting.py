@@ -1,7 +1,8 @@
-"""What `export` writes: Hugging Face directories, and examples as JSON lines."""
+"""What `export` writes: Hugging Face directories; examples as JSON lines or TFDS."""
 
+import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -16,9 +17,15 @@ from onlyif_jax.evals.exact_match import EvalSet, Evaluator, eval_sets
 from onlyif_jax.evaluation import open_run, restore
 from onlyif_jax.experiment import Row
 from onlyif_jax.models import hf
+from onlyif_jax.tasks import certificate
 from onlyif_jax.training import parallel
 
 SPLITS = ('train', 'dev', 'unseen')
+_IDS = (
+  'tokens',
+  'answer_start',
+  'answer_length',
+)  # left to the tokenizer in JSON lines
 _SIDES = {'x': 'lhs', 'y': 'rhs', 'z': 'input'}
 
 
@@ -33,13 +40,8 @@ def run_to_hf(workdir, out, member: str | None = None, step: int | None = None) 
 
 def config_to_jsonl(config: RunConfig, out, member: str | None = None) -> Path:
   """Writes a member's training, dev and unseen examples; returns the directory."""
-  experiment = experiment_lib.build(sweep.resolve(config))
-  row = _choose(experiment_lib.rows(config), member)
-  evaluator = experiment.evaluator(parallel.make_mesh(1))
-  sets = [EvalSet('train', config.data.examples)]
-  noops = experiment.data.task.noops
-  sets += [s for s in eval_sets(config.eval, noops, SPLITS[1:]) if not s.label]
-  return export_jsonl(evaluator, experiment.member(row), sets, out)
+  evaluator, chosen, sets = _examples(config, member)
+  return export_jsonl(evaluator, chosen, sets, out)
 
 
 def export_jsonl(
@@ -51,22 +53,68 @@ def export_jsonl(
   text for the exported tokenizer; lhs and rhs are what it states, so they are
   masked where the member's are. Raises ConfigError if `out` cannot be written.
   """
-  make = jax.jit(evaluator.batch, static_argnums=1)
-  size = min(evaluator.batch_size, max(one.examples for one in sets))
   with hf.new_directory(Path(out)) as folder:
-    for one in sets:
-      with (folder / f'{one.split}.jsonl').open('w', encoding='utf-8') as file:
-        for start in range(0, one.examples, size):
-          i_B = start + jnp.arange(size, dtype=jnp.int32)
-          batch, exists_B = jax.device_get(make(member, one, i_B))
-          for b in np.flatnonzero(exists_B & (np.asarray(i_B) < one.examples)):
-            row = {'split': one.split} | _row(evaluator.data.task, batch, b)
-            file.write(json.dumps(row, ensure_ascii=False) + '\n')
+    for split, rows in make_rows(evaluator, member, sets).items():
+      with (folder / f'{split}.jsonl').open('w', encoding='utf-8') as file:
+        for row in rows:
+          text = {'split': split} | {k: row[k] for k in row if k not in _IDS}
+          file.write(json.dumps(text, ensure_ascii=False) + '\n')
   return Path(out)
 
 
+def config_to_tfds(config: RunConfig, out, member: str | None = None) -> Path:
+  """Writes the same examples as a TFDS dataset; returns the directory.
+
+  Its metadata has the config, the member, the certificate of the split (as in
+  splits.json) and the sha256 of each split's rows, equal on every machine. Raises
+  ConfigError if `out` cannot be written or the split does not hold.
+  """
+  from onlyif_jax.corpora import rewriting  # slow to import
+
+  evaluator, chosen, sets = _examples(config, member)
+  with hf.new_directory(Path(out)) as folder:
+    reports = sweep.certificates(experiment_lib.build(config))
+    wrong = [line for report in reports for line in certificate.broken(report)]
+    if wrong:
+      raise ConfigError(f'the split does not hold ({"; ".join(wrong)})')
+    metadata = {
+      'config': dataclasses.asdict(config),
+      'member': _choose(experiment_lib.rows(config), member).member,
+      'certificate': reports,
+    }
+    rewriting.write(make_rows(evaluator, chosen, sets), metadata, folder)
+  return Path(out)
+
+
+def make_rows(
+  evaluator: Evaluator, member: Member, sets: Sequence[EvalSet]
+) -> dict[str, Iterator[dict]]:
+  """Split -> the rows of its set, made as they are taken; see `_row`."""
+  make = jax.jit(evaluator.batch, static_argnums=1)
+  size = min(evaluator.batch_size, max(one.examples for one in sets))
+
+  def rows(one: EvalSet) -> Iterator[dict]:
+    for start in range(0, one.examples, size):
+      i_B = start + jnp.arange(size, dtype=jnp.int32)
+      batch, exists_B = jax.device_get(make(member, one, i_B))
+      for b in np.flatnonzero(exists_B & (np.asarray(i_B) < one.examples)):
+        yield _row(evaluator.data.task, batch, b)
+
+  return {one.split: rows(one) for one in sets}
+
+
+def _examples(config: RunConfig, member: str | None):
+  """What export's sets are made of: (evaluator, member, sets)."""
+  experiment = experiment_lib.build(sweep.resolve(config))
+  row = _choose(experiment_lib.rows(config), member)
+  sets = [EvalSet('train', config.data.examples)]
+  noops = experiment.data.task.noops
+  sets += [s for s in eval_sets(config.eval, noops, SPLITS[1:]) if not s.label]
+  return experiment.evaluator(parallel.make_mesh(1)), experiment.member(row), sets
+
+
 def _row(task, batch, b) -> dict:
-  """One example of a batch on the host, as plain values."""
+  """One example of a batch on the host, as text and as token ids."""
   start, count = int(batch.answer_BA[b, 0]) + 1, int(batch.weights_BA[b].sum())
   prompt = hf.to_text(batch.tokens_BL[b, :start])
   parts = zip(task.order, prompt.split('<sep>'), strict=False)
@@ -78,6 +126,9 @@ def _row(task, batch, b) -> dict:
     'output': hf.to_text(batch.tokens_BL[b, start : start + count - 1]),
     'prompt': prompt,
     'slices': {name: int(v[b]) for name, v in batch.slices.items()},
+    'tokens': batch.tokens_BL[b].tolist(),
+    'answer_start': start,
+    'answer_length': count,
   }
 
 

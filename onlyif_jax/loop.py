@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Sequence
 
@@ -46,7 +45,7 @@ class StopSignal:
       raise KeyboardInterrupt
     self.number = number
     text = 'stopping after this chunk and a save; Ctrl-C ends at once\n'
-    os.write(sys.stderr.fileno(), text.encode())
+    os.write(2, text.encode())  # print is not safe in a signal handler
 
 
 @dataclasses.dataclass(frozen=True)

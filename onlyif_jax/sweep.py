@@ -150,13 +150,20 @@ def _train(workdir: Workdir, experiment: Experiment, mesh, stop) -> bool:
 def extend(stored: RunConfig, new: RunConfig) -> RunConfig:
   """The stored config with the union of both calls' counts and the most seeds."""
   counts = tuple(sorted({*stored.sweep.counts, *new.sweep.counts}))
-  seeds = max(stored.sweep.seeds, new.sweep.seeds, key=_seed_rank)
+  seeds = _more_seeds(stored.sweep.seeds, new.sweep.seeds)
   sweep = dataclasses.replace(stored.sweep, counts=counts, seeds=seeds)
   return dataclasses.replace(stored, sweep=sweep)
 
 
-def _seed_rank(text: str):
-  return [int(n) for n in text.split('x')]
+def _more_seeds(old: str, new: str) -> str:
+  """The larger of two numbers of seeds, of the same form."""
+  a, b = old.split('x'), new.split('x')
+  if len(a) != len(b):
+    raise ConfigError(
+      f"sweep.seeds={new!r} does not extend the workdir's {old!r}; give "
+      'another --workdir'
+    )
+  return 'x'.join(str(max(int(p), int(q))) for p, q in zip(a, b, strict=True))
 
 
 def plan_stacks(workdir: Workdir, rows: list[Row], width: int) -> list[Stack]:
@@ -197,18 +204,23 @@ def _write_provenance(workdir: Workdir, experiment: Experiment) -> None:
     workdir.append_json('resumes.jsonl', call)
 
 
-def _certify(workdir: Workdir, experiment: Experiment) -> None:
-  """Writes splits.json, or refuses to go on where the split does not hold."""
+def certificates(experiment: Experiment) -> list[dict]:
+  """The proof per rules seed that the splits share nothing: content of splits.json."""
   config = experiment.config
   largest = max(*config.sweep.counts, config.sweep.reference_count)
   if 'infinite_rules' in config.sweep.references:
     largest = experiment.data.rules.capacity()  # it meets every training string
   seeds = sorted({row.rules_seed for row in experiment_lib.rows(config)})
-  path = workdir.file('splits.json')
-  reports = [
+  return [
     certificate.certify(experiment.data.rules, s, largest, config.eval.examples)
     for s in seeds
   ]
+
+
+def _certify(workdir: Workdir, experiment: Experiment) -> None:
+  """Writes splits.json, or refuses to go on where the split does not hold."""
+  path = workdir.file('splits.json')
+  reports = certificates(experiment)
   workdir.write_json('splits.json', reports)
   for report in reports:
     wrong = certificate.broken(report)
