@@ -65,11 +65,6 @@ def resolve(config: RunConfig) -> RunConfig:
     data_devices=data,
     chunk=s.chunk or default.chunk,
   )
-  if config.data.batch_size % data:
-    raise ConfigError(
-      f'data.batch_size={config.data.batch_size} is not divisible by '
-      f'stack.data_devices={data}'
-    )
   return dataclasses.replace(config, stack=stack)
 
 

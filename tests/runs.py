@@ -142,6 +142,38 @@ class Server:
     self.process.stdout.close()
 
 
+class Crash(BaseException):
+  """Ends a run as a kill would, without ending this process."""
+
+
+def watch(patch, crash_at=None):
+  """Lists the files as they are written; crashes in the middle of a write."""
+  writes = []
+  for name in ('_append', 'write_text'):
+    real = getattr(Workdir, name)
+
+    def write(self, file, text, real=real):
+      writes.append(file)
+      if len(writes) == crash_at:
+        # A write in place is torn; one to a temporary file leaves that.
+        target = file if real.__name__ == '_append' else f'{file}.tmp'
+        with self.file(target).open('a') as f:
+          f.write(text[: len(text) // 2])
+        raise Crash
+      real(self, file, text)
+
+    patch.setattr(Workdir, name, write)
+  return writes
+
+
+def flip_bit(step):
+  """Damages the largest file of a checkpoint, in the middle."""
+  path = max(step.rglob('*'), key=lambda p: p.is_file() and p.stat().st_size)
+  data = bytearray(path.read_bytes())
+  data[len(data) // 2] ^= 4
+  path.write_bytes(data)
+
+
 def state(path: Path, stack: str = '000', step: int | None = None):
   """(step, state) of a stack's newest or given checkpoint, on one device."""
   from onlyif_jax.checkpoint import Checkpointer

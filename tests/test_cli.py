@@ -97,12 +97,16 @@ def test_more_instructions_than_rules_tells_the_capacity(server, tmp_path):
 def test_more_devices_than_there_are(server, tmp_path):
   # As on a GPU: virtual devices cannot be made.
   before = 'import onlyif_jax.sweep as s; s.claim_devices = lambda config: None'
-  words = (TOY, f'--workdir={tmp_path / "run"}')
-  for more in ('--config.stack.member_devices=11', '--config.stack.data_devices=7'):
-    both = (*words, more, '--config.stack.member_devices=11')
-    said = line(server.call('main', *both, before=before))
-    assert 'stack.member_devices=11' in said
-    assert 'there are 8' in said
+  words = (TOY, f'--workdir={tmp_path / "run"}', '--config.data.batch_size=11')
+  said = line(
+    server.call('main', *words, '--config.stack.member_devices=11', before=before)
+  )
+  assert 'stack.member_devices=11' in said
+  assert 'there are 8' in said
+  words += ('--config.stack.member_devices=0', '--config.stack.data_devices=11')
+  said = line(server.call('main', *words, before=before))
+  assert 'stack.data_devices=11' in said
+  assert 'there are 8' in said
   assert not (tmp_path / 'run').exists()
 
 

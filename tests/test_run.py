@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 import runs
-from runs import assert_same_run, toy_config
+from runs import Crash, assert_same_run, flip_bit, toy_config, watch
 
 from onlyif_jax import checkpoint, config, evaluation, loop, sweep
 from onlyif_jax.analysis import results
@@ -54,30 +54,6 @@ def whole(cache, tmp_path_factory):
   assert (finished, failed) == (True, {})
   assert analysis is not None
   return SimpleNamespace(path=path, writes=path_writes)
-
-
-class Crash(BaseException):
-  """Ends a run as a kill would, without ending this process."""
-
-
-def watch(patch, crash_at=None):
-  """Lists the files as they are written; crashes in the middle of a write."""
-  writes = []
-  for name in ('_append', 'write_text'):
-    real = getattr(Workdir, name)
-
-    def write(self, file, text, real=real):
-      writes.append(file)
-      if len(writes) == crash_at:
-        # A write in place is torn; one to a temporary file leaves that.
-        target = file if real.__name__ == '_append' else f'{file}.tmp'
-        with self.file(target).open('a') as f:
-          f.write(text[: len(text) // 2])
-        raise Crash
-      real(self, file, text)
-
-    patch.setattr(Workdir, name, write)
-  return writes
 
 
 def read_csv(path):
@@ -263,14 +239,6 @@ def test_evaluate_at_an_earlier_step_is_what_the_loop_saw(cache, tmp_path, capsy
     evaluation.show(run, step=7)
   with pytest.raises(config.ConfigError, match='members: I3-s0'):
     evaluation.show(run, members=('I4-s0',))
-
-
-def flip_bit(step):
-  """Damages the largest file of a checkpoint, in the middle."""
-  path = max(step.rglob('*'), key=lambda p: p.is_file() and p.stat().st_size)
-  data = bytearray(path.read_bytes())
-  data[len(data) // 2] ^= 4
-  path.write_bytes(data)
 
 
 def test_a_damaged_checkpoint_is_named_and_passed_over(whole, tmp_path, caplog):
