@@ -358,8 +358,8 @@ def _convert(name, text, kind):
       return tuple(typing.get_args(kind)[0](v) for v in text.split('|'))
     return kind(text)
   except ValueError:
-    shown = getattr(kind, '__name__', str(kind))
-    raise ConfigError(f'{name}={text!r} is not of type {shown}') from None
+    wanted = 'numbers as 10|100' if typing.get_origin(kind) is tuple else kind.__name__
+    raise ConfigError(f'{name}={text!r} is not {wanted}') from None
 
 
 def _build(cls, values, prefix):

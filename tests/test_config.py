@@ -116,7 +116,7 @@ def test_arguments_of_a_config_file():
   for text, message in (
     ('ful', r"unknown size 'ful'; sizes: cpu, full. Did you mean full\?"),
     ('cpu,count=1', r'unknown argument .*counts=, epochs=. Did you mean counts\?'),
-    ('counts=a|b', "counts='a|b' is not of type"),
+    ('counts=a|b', "counts='a|b' is not numbers as 10|100"),
   ):
     with pytest.raises(ConfigError, match=message.replace('|', r'\|')):
       parse_arg(text, sizes, **fields)

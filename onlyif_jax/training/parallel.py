@@ -24,7 +24,7 @@ def make_mesh(member: int, data: int = 1, devices=None):
   if member * data > len(devices):
     raise ConfigError(
       f'stack.member_devices={member} x stack.data_devices={data} needs '
-      f'{member * data} devices; there are {len(devices)}'
+      f'{member * data} devices; there are {len(devices)}. Lower one of them'
     )
   return jax.make_mesh(
     (member, data),
