@@ -124,10 +124,15 @@ def test_near_misses_are_near():
 def test_shown_rule_changes_the_prompt_only():
   task = TASKS['fixed']
   space = spaces(task)
-  rule, other = (space.rule(0, Part.TRAIN, i) for i in (3, 4))
-  key = jax.random.key(0)
-  plain = task.example(rule, key)
-  lying = task.example(rule, key, shown=rule._replace(y_Q=other.y_Q))
+
+  @jax.jit
+  def make():
+    rule, other = (space.rule(0, Part.TRAIN, i) for i in (3, 4))
+    key = jax.random.key(0)
+    lying = task.example(rule, key, shown=rule._replace(y_Q=other.y_Q))
+    return task.example(rule, key), lying
+
+  plain, lying = jax.device_get(make())
   a, b = (oracle.parse(e.tokens_L.tolist()) for e in (plain, lying))
   assert a['y'] != b['y']
   assert {**a, 'y': ''} == {**b, 'y': ''}
