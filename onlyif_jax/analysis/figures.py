@@ -165,7 +165,8 @@ def _noop(plt, run: Analysis):
   figure.suptitle(
     f'Exact match on instructions never seen, by share of no-ops ({run.label})'
   )
-  _legend(figure, grid.flat[0], 4, top=0.85)
+  # Two panels are too narrow for four labels in a row.
+  _legend(figure, grid.flat[0], 4 if columns > 2 else 2, top=0.85)
   return figure
 
 
