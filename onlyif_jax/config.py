@@ -281,8 +281,6 @@ def _check_data(c: RunConfig) -> None:
     )
   if not 0 <= c.optim.warmup < 1:
     raise ConfigError(f'optim.warmup={c.optim.warmup} is not a share in [0, 1)')
-  if c.data.alpha and any(c.sweep.noop_shares) and c.data.alpha < 0:
-    raise ConfigError(f'data.alpha={c.data.alpha} is negative')
   if c.data.batch_size % max(1, c.stack.data_devices):
     raise ConfigError(
       f'data.batch_size={c.data.batch_size} is not divisible by '

@@ -1,6 +1,6 @@
 """Settings that several config files share: two cores, and the papers' own."""
 
-REFERENCES = ('one', 'infinite_rules', 'infinite_inputs', 'masked', 'permuted')
+from onlyif_jax.config import REFERENCES
 
 
 def two_cores(c) -> None:
