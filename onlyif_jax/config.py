@@ -1,13 +1,15 @@
-"""What a run is: every setting, its default, its meaning and its checks.
+"""From config files and flags to a checked RunConfig, and back.
 
-The frozen dataclasses below declare each field once. `base_config` turns them
-into a locked ConfigDict for config files and flags; `freeze` turns that back,
-refusing unknown keys, wrong types and values that cannot work. No jax here.
+`settings.py` declares each field once. `base_config` turns the declarations into a
+locked ConfigDict; `freeze` turns that back, refusing unknown keys, wrong types and
+values that cannot work. No jax here.
 """
 
 import dataclasses
 import difflib
+import functools
 import hashlib
+import importlib
 import json
 import types
 import typing
@@ -15,157 +17,54 @@ from typing import Any
 
 import ml_collections
 
+from onlyif_jax.settings import (
+  EXTENDABLE,
+  FIGURES,
+  REFERENCES,
+  TASKS,
+  CheckpointConfig,
+  DataConfig,
+  EvalConfig,
+  ModelConfig,
+  OptimConfig,
+  RulesConfig,
+  RunConfig,
+  StackConfig,
+  SweepConfig,
+)
+
+__all__ = [  # the declarations can be had from here as well
+  'EXTENDABLE',
+  'FIGURES',
+  'REFERENCES',
+  'TASKS',
+  'CheckpointConfig',
+  'ConfigError',
+  'DataConfig',
+  'EvalConfig',
+  'ModelConfig',
+  'OptimConfig',
+  'RulesConfig',
+  'RunConfig',
+  'StackConfig',
+  'SweepConfig',
+]
+
 
 class ConfigError(Exception):
   """A setting that cannot work; the message names the field and the remedy."""
 
 
-@dataclasses.dataclass(frozen=True)
-class TaskConfig:
-  """The task; a class outside the package is given as 'package.module:Class'."""
-
-  name: str = 'rewrite'
-  alphabet: int = 26  # letters in use
-  x_min: int = 3  # shortest x, in letters
-  x_max: int = 3  # longest x
-  y_min: int = 3  # shortest y
-  y_max: int = 3  # longest y
-  input_length: int = 10  # letters of z, x included
-  noops: bool = False  # whether inputs without x are made
-  order: str = 'xyz'  # prompt order: 'xyz' (instruction first) or 'zxy'
-
-
-@dataclasses.dataclass(frozen=True)
-class RulesConfig:
-  """Which rules there are, and which of them training never sees."""
-
-  distinct: str = 'xy'  # 'xy': no x and no y twice; 'pairs': no pair twice
-  dev_fraction: float = 0.1  # strings set aside for tuning
-  test_fraction: float = 0.2  # strings set aside for the reported test
-
-
-@dataclasses.dataclass(frozen=True)
-class DataConfig:
-  """The fixed budget of examples."""
-
-  examples: int = 38_400  # N = I x S, no-ops included
-  epochs: float = 2.0  # passes over the N examples
-  batch_size: int = 64  # sequences in one step
-  alpha: float = 0.0  # 0: equal counts; else rule shares ~ power law (Fig. 3)
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelConfig:
-  """A GPT-2-style decoder."""
-
-  layers: int = 3
-  width: int = 64
-  heads: int = 4
-  positions: str = 'learned'  # 'learned' (GPT-2) or 'rotary' (GPT-NeoX)
-  rotary_base: float = 10_000.0  # wavelength base of rotary positions
-  dropout: float = 0.0  # on embeddings and residual branches
-  compute_dtype: str = 'float32'  # of matmuls; parameters are float32
-
-
-@dataclasses.dataclass(frozen=True)
-class OptimConfig:
-  """The optimiser; 'muon' uses Muon on the blocks' matrices, Adam elsewhere."""
-
-  name: str = 'adamw'  # 'adamw' or 'muon'
-  learning_rate: float = 1e-3  # peak
-  muon_scale: float = 10.0  # Muon's rate as a multiple of learning_rate
-  b1: float = 0.9
-  b2: float = 0.999
-  eps: float = 1e-8
-  weight_decay: float = 0.01  # on matrices
-  warmup: float = 0.01  # share of the steps
-  schedule: str = 'linear'  # 'linear' (to zero) or 'constant'
-  clip: float = 0.0  # global gradient norm; 0: no clipping
-
-
-@dataclasses.dataclass(frozen=True)
-class EvalConfig:
-  """How much is evaluated, and when."""
-
-  examples: int = 2_000  # of each split at the end
-  cell_examples: int = 500  # of each further test cell at the end
-  loop_examples: int = 256  # of dev and seen during training
-  loop_points: int = 8  # evaluations during training, log-spaced
-  batch_size: int = 512
-
-
-@dataclasses.dataclass(frozen=True)
-class SweepConfig:
-  """The members: counts x no-op shares x rates x seeds, and reference members."""
-
-  counts: tuple[int, ...] = (1_000,)  # numbers of instructions, I
-  seeds: str = '1'  # '3': three of (rules, init, order) at once; '3x2': rules x rest
-  noop_shares: tuple[float, ...] = (0.0,)  # no-op inputs / all training inputs
-  learning_rates: tuple[float, ...] = ()  # empty: optim.learning_rate
-  # of 'one', 'infinite_rules', 'infinite_inputs', 'masked', 'permuted'
-  references: tuple[str, ...] = ()
-  reference_count: int = 1_000  # I of the references that have one
-
-
-@dataclasses.dataclass(frozen=True)
-class StackConfig:
-  """How members share one program; 0 and 'auto' are filled in per platform."""
-
-  mode: str = 'auto'  # 'auto', 'map', 'vmap', 'serial' or 'measure'
-  members: int = 0  # members in one stack
-  member_devices: int = 0  # devices along the member axis
-  data_devices: int = 0  # devices along the batch axis
-  chunk: int = 0  # training steps in one dispatch
-
-
-@dataclasses.dataclass(frozen=True)
-class CheckpointConfig:
-  """When a stack is saved."""
-
-  every: int = 400  # steps between saves
-  keep: int = 2  # newest saves that are kept
-
-
-@dataclasses.dataclass(frozen=True)
-class RunConfig:
-  """One run: everything that decides its numbers."""
-
-  name: str = 'run'  # the config file's name
-  size: str = 'cpu'
-  figure: str = 'imin'  # what the report draws: 'imin' or 'noop'
-  paper: str = ''  # the papers' result, in words, printed beside ours
-  seed: int = 0  # added to every seed of the sweep
-  task: TaskConfig = TaskConfig()
-  rules: RulesConfig = RulesConfig()
-  data: DataConfig = DataConfig()
-  model: ModelConfig = ModelConfig()
-  optim: OptimConfig = OptimConfig()
-  eval: EvalConfig = EvalConfig()
-  sweep: SweepConfig = SweepConfig()
-  stack: StackConfig = StackConfig()
-  checkpoint: CheckpointConfig = CheckpointConfig()
-
-
-REFERENCES = ('one', 'infinite_rules', 'infinite_inputs', 'masked', 'permuted')
-# Settings that a later call in the same workdir may change: more of these extend
-# the run, and the stack's shape never changes a member's data.
-EXTENDABLE = ('sweep.counts', 'sweep.seeds')
-
 _CHOICES = {
-  'task.order': ('xyz', 'zxy'),
   'rules.distinct': ('xy', 'pairs'),
   'model.positions': ('learned', 'rotary'),
   'model.compute_dtype': ('float32', 'bfloat16'),
   'optim.name': ('adamw', 'muon'),
   'optim.schedule': ('linear', 'constant'),
   'stack.mode': ('auto', 'map', 'vmap', 'serial', 'measure'),
-  'figure': ('imin', 'noop'),
+  'figure': FIGURES,
 }
 _AT_LEAST = {
-  'task.alphabet': 2,
-  'task.x_min': 1,
-  'task.y_min': 0,
-  'task.input_length': 1,
   'data.examples': 1,
   'data.batch_size': 1,
   'data.alpha': 0,
@@ -176,6 +75,7 @@ _AT_LEAST = {
   'eval.cell_examples': 0,
   'eval.loop_examples': 1,
   'eval.loop_points': 0,
+  'eval.outputs': 0,
   'eval.batch_size': 1,
   'sweep.reference_count': 1,
   'stack.members': 0,
@@ -190,10 +90,51 @@ _AT_LEAST = {
 }
 
 
-def base_config() -> Any:
-  """The defaults as a locked ConfigDict, typed Any: its fields are attributes."""
-  config = ml_collections.ConfigDict(dataclasses.asdict(RunConfig()))
-  return config.lock()
+# Sections whose settings a variant may change.
+_VARIED = ('task', 'rules', 'data', 'model', 'optim')
+
+
+def base_config(task: str = 'rewrite') -> Any:
+  """The defaults as a locked ConfigDict, typed Any: its fields are attributes.
+
+  task: a name of TASKS, or 'package.module:Class'.
+  """
+  run = RunConfig(task=task_settings(task)())
+  return ml_collections.ConfigDict(dataclasses.asdict(run)).lock()
+
+
+def task_settings(name: str) -> type:
+  """The dataclass of a task's settings; raises ConfigError for unknown names."""
+  if name in TASKS:
+    return TASKS[name]
+  return _outside_settings(name)
+
+
+@functools.cache
+def _outside_settings(name: str) -> type:
+  cls = outside_class(name)
+  fields = [(f.name, f.type, f) for f in dataclasses.fields(cls) if f.name != 'name']
+  return dataclasses.make_dataclass(
+    'Settings', [('name', str, name), *fields], frozen=True
+  )
+
+
+def outside_class(name: str) -> Any:
+  """The task class 'package.module:Class'; raises ConfigError where there is none."""
+  module, colon, attribute = name.partition(':')
+  if not colon:
+    known = ', '.join(TASKS)
+    raise ConfigError(
+      f'task.name={name!r} is not one of {known}, nor package.module:Class'
+      + _hint(name, TASKS)
+    )
+  try:
+    cls = getattr(importlib.import_module(module), attribute)
+  except (ImportError, AttributeError) as e:
+    raise ConfigError(f'task.name={name!r} cannot be imported: {e}') from None
+  if not dataclasses.is_dataclass(cls):
+    raise ConfigError(f'task.name={name!r} is not a dataclass; see tasks/contract.py')
+  return cls
 
 
 def freeze(config) -> RunConfig:
@@ -202,7 +143,63 @@ def freeze(config) -> RunConfig:
     config = config.to_dict()
   run = _build(RunConfig, config, '')
   check(run)
+  for text in run.sweep.variants:
+    check(variant(run, text))
   return run
+
+
+def variant(c: RunConfig, text: str) -> RunConfig:
+  """The config with a variant's settings, 'task.alphabet=13,optim.name=muon'."""
+  for field, value in parse_variant(c, text).items():
+    section, _, name = field.partition('.')
+    try:
+      part = dataclasses.replace(getattr(c, section), **{name: value})
+    except ValueError as e:
+      raise ConfigError(f'sweep.variants, {text!r}: {e}') from None
+    c = dataclasses.replace(c, **{section: part})
+  return c
+
+
+def parse_variant(c: RunConfig, text: str) -> dict[str, Any]:
+  """A variant's text -> field -> value; raises ConfigError for unknown fields."""
+  out = {}
+  for word in filter(None, text.split(',')):
+    field, equals, value = word.partition('=')
+    section, _, name = field.partition('.')
+    known = _fields(getattr(c, section)) if section in _VARIED else {}
+    if section == 'task':
+      del known['name']
+    elif section == 'sweep':  # a variant may have counts of its own
+      known = {'counts': tuple[int, ...]}
+    if not equals or name not in known:
+      options = [f'{section}.{k}' for k in known] or [f'{s}.' for s in _VARIED]
+      raise ConfigError(
+        f'sweep.variants has {word!r}, which is not like section.field=value of '
+        f'{", ".join(_VARIED)}' + _hint(field, options)
+      )
+    out[field] = _convert(f'sweep.variants: {field}', value, known[name])
+  return out
+
+
+def swept(c: RunConfig) -> tuple[str, ...]:
+  """The fields that variants change, in order; each is a column of the results."""
+  found: dict[str, None] = {}
+  for text in c.sweep.variants:
+    found |= dict.fromkeys(parse_variant(c, text))
+  found.pop('sweep.counts', None)
+  return tuple(found)
+
+
+def swept_values(c: RunConfig, text: str) -> dict[str, Any]:
+  """Field -> its value in a variant, for every field that some variant changes."""
+  flat = flatten(variant(c, text))
+  return {
+    k: '|'.join(map(str, v)) if isinstance(v := flat[k], list) else v for k in swept(c)
+  }
+
+
+def _fields(settings) -> dict[str, Any]:
+  return {f.name: f.type for f in dataclasses.fields(settings)}
 
 
 def flatten(config: RunConfig | dict, prefix: str = '') -> dict[str, Any]:
@@ -241,15 +238,6 @@ def check(c: RunConfig) -> None:
   for field, low in _AT_LEAST.items():
     if flat[field] < low:
       raise ConfigError(f'{field}={flat[field]} is below {low}; give {low} or more')
-  for side in 'xy':
-    low, high = flat[f'task.{side}_min'], flat[f'task.{side}_max']
-    if low > high:
-      raise ConfigError(f'task.{side}_min={low} is above task.{side}_max={high}')
-  if c.task.x_max > c.task.input_length:
-    raise ConfigError(
-      f'task.x_max={c.task.x_max} does not fit into task.input_length='
-      f'{c.task.input_length}; make the input longer'
-    )
   if c.model.width % c.model.heads:
     raise ConfigError(
       f'model.heads={c.model.heads} does not divide model.width={c.model.width}'
@@ -299,11 +287,13 @@ def _check_sweep(c: RunConfig) -> None:
       f'sweep.counts has {max(s.counts)} instructions, but data.examples='
       f'{c.data.examples} gives some of them no example; raise data.examples'
     )
+  if len(set(s.variants)) < len(s.variants):
+    raise ConfigError(f'sweep.variants={list(s.variants)} names a variant twice')
   parse_seeds(s.seeds)
   for share in s.noop_shares:
     if not 0 <= share < 1:
       raise ConfigError(f'sweep.noop_shares has {share}, not a share in [0, 1)')
-    if share and not c.task.noops:
+    if share and not getattr(c.task, 'noops', False):
       raise ConfigError('sweep.noop_shares above 0 need task.noops=True')
   for name in s.references:
     if name not in REFERENCES:
@@ -354,8 +344,10 @@ def _convert(name, text, kind):
   try:
     if typing.get_origin(kind) is tuple:
       return tuple(typing.get_args(kind)[0](v) for v in text.split('|'))
+    if kind is bool:
+      return {'true': True, 'false': False}[text.lower()]
     return kind(text)
-  except ValueError:
+  except (ValueError, KeyError):
     wanted = 'numbers as 10|100' if typing.get_origin(kind) is tuple else kind.__name__
     raise ConfigError(f'{name}={text!r} is not {wanted}') from None
 
@@ -368,11 +360,17 @@ def _build(cls, values, prefix):
   out = {}
   for name, value in values.items():
     kind = known[name].type
+    if cls is RunConfig and name == 'task':
+      given = value if isinstance(value, dict) else {}
+      kind = task_settings(str(given.get('name', 'rewrite')))
     if dataclasses.is_dataclass(kind):
       out[name] = _build(kind, value, f'{prefix}{name}.')
     else:
       out[name] = _coerce(value, kind, prefix + name)
-  return cls(**out)
+  try:
+    return cls(**out)
+  except ValueError as e:
+    raise ConfigError(str(e)) from None
 
 
 def _coerce(value, kind, field):

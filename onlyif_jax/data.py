@@ -17,8 +17,8 @@ import jax.numpy as jnp
 from onlyif_jax import keys
 from onlyif_jax.keys import Purpose
 from onlyif_jax.tasks import tokens
-from onlyif_jax.tasks.rewrite import Kind
-from onlyif_jax.tasks.rules import Part, RuleSpace
+from onlyif_jax.tasks.contract import Space, Task
+from onlyif_jax.tasks.rules import Part
 
 
 @jax.tree_util.register_dataclass
@@ -31,12 +31,14 @@ class Member:
   order_seed: Any  # int32: inputs, their order, no-ops, dropout
   instructions: Any  # int32: I
   learning_rate: Any  # float32: peak rate
-  noops: Any  # int32: no-op examples among the N
+  mix_K: Any  # int32: cumulated examples per kind of the task's mix; [] for one kind
   fresh_rules: Any  # bool: a new rule for each example (I = infinity)
   fresh_inputs: Any  # bool: new inputs in each pass (S = infinity)
   mask_instruction: Any  # bool: x and y are hidden from the model
   permute_y: Any  # bool: the prompt states another example's y
+  balance: Any  # bool: examples weigh so that every rule counts alike
   counts_R: Any  # int32: cumulated examples per rule; length 0 = equal counts
+  setting: Any = dataclasses.field(default_factory=dict)  # the task's, name -> array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,8 +79,8 @@ class Batch(NamedTuple):
 class Data:
   """The examples of a task under a plan: hashable, static under jit."""
 
-  task: Any
-  rules: RuleSpace
+  task: Task
+  rules: Space
   plan: Plan
 
   def train_batch(self, member: Member, step) -> Batch:
@@ -109,13 +111,37 @@ class Data:
     other_B = jnp.where(fresh_rules, g_B + 1, self.rule_of(member, next_B))
     fresh = member.fresh_rules | member.fresh_inputs
     input_B = jnp.where(fresh, g_B, j_B)
-    kind_B = jnp.full_like(j_B, Kind.HAS_OP)
-    if self.task.noops:
+    kind_B = jnp.zeros_like(j_B)
+    if self.kinds:
       n, choice = self.plan.examples, keys.key(member.order_seed, Purpose.NOOP_CHOICE)
       place_B = jax.vmap(lambda j: keys.permute(choice, j, n))(j_B)
-      kind_B = jnp.where(place_B < member.noops, Kind.NO_OP, Kind.HAS_OP)
+      kind_B = self.kind_at(member.mix_K, place_B)
     rules = self._rules(member, Part.TRAIN, rule_B, other_B)
-    return self._examples(member, rules, rule_B, Purpose.TRAIN_INPUT, input_B, kind_B)
+    batch = self._examples(member, rules, rule_B, Purpose.TRAIN_INPUT, input_B, kind_B)
+    if not member.counts_R.shape[0]:
+      return batch
+    scale_B = jnp.where(member.balance, self._scale(member, rule_B), 1.0)
+    return batch._replace(
+      weights_BL=batch.weights_BL * scale_B[:, None],
+      weights_BA=batch.weights_BA * scale_B[:, None],
+    )
+
+  @property
+  def kinds(self) -> tuple[int, ...]:
+    """The kinds of the task's mix, in the order of `Member.mix_K`."""
+    return tuple(int(kind) for kind, _ in self.task.mix(0.0))
+
+  def kind_at(self, mix_K, place_B):
+    """The kinds of examples at places of the mix."""
+    return jnp.asarray(self.kinds, jnp.int32)[
+      jnp.searchsorted(mix_K, place_B, side='right')
+    ]
+
+  def _scale(self, member: Member, rule_B):
+    """What an example weighs when every rule that was met counts alike."""
+    counts_R = jnp.diff(member.counts_R, prepend=0)
+    met = (counts_R > 0).sum()
+    return self.plan.examples / (met * counts_R[rule_B])
 
   def rule_of(self, member: Member, j_B):
     """The rule index of training examples j_B."""
@@ -123,13 +149,16 @@ class Data:
       return jnp.searchsorted(member.counts_R, j_B, side='right')
     return j_B % member.instructions
 
-  def held_out(self, member: Member, part: Part, i_B, kind_B, cell='newx_newy'):
-    """Examples of held-out rules (dev or test), as (Batch, exists_B)."""
+  def held_out(self, member: Member, part: Part, i_B, kind_B, cell=''):
+    """Examples of a part's rules or of a further cell, as (Batch, exists_B)."""
     capacity = self.rules.capacity(part)
+    seed, setting = member.rules_seed, member.setting
 
     def rule(i):
+      if not cell:
+        return self.rules.rule(seed, part, i % capacity, setting), jnp.bool_(True)
       return self.rules.cell_rule(
-        member.rules_seed, part, cell, i % capacity, member.instructions
+        seed, part, cell, i % capacity, member.instructions, setting
       )
 
     both_2BP, exists_2B = jax.vmap(jax.vmap(rule))(jnp.stack([i_B, i_B + 1]))
@@ -165,7 +194,7 @@ class Data:
     """The rules of two index vectors, made by one program."""
 
     def rule(i):
-      return self.rules.rule(member.rules_seed, part, i)
+      return self.rules.rule(member.rules_seed, part, i, member.setting)
 
     return _halves(jax.vmap(jax.vmap(rule))(jnp.stack([rule_B, other_B])))
 
@@ -179,11 +208,10 @@ class Data:
 
     def make(rule, other, index, kind):
       key = keys.key(member.order_seed, purpose, index)
-      shown = rule._replace(
-        y_Q=jnp.where(member.permute_y, other.y_Q, rule.y_Q),
-        y_len=jnp.where(member.permute_y, other.y_len, rule.y_len),
-      )
-      return self.task.example(rule, key, kind=kind, shown=shown)
+      lent = self.rules.lend(rule, other)
+      shown = jax.tree.map(lambda a, b: jnp.where(member.permute_y, a, b), lent, rule)
+      setting = member.setting
+      return self.task.example(rule, key, kind=kind, shown=shown, setting=setting)
 
     example = jax.vmap(make)(rule_BP, other_BP, index_B, kind_B)
     return self.collate(example, rule_B, member.mask_instruction)

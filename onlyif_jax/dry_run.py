@@ -111,8 +111,8 @@ def _compile(experiment: Experiment, mesh, stack):
 
 def _evaluated(experiment: Experiment) -> int:
   """Examples on which a member is evaluated, during and after its training."""
-  e, noops = experiment.config.eval, experiment.data.task.noops
-  final = sum(one.examples for one in eval_sets(e, noops))
+  e = experiment.config.eval
+  final = sum(one.examples for one in eval_sets(e, experiment.data.task))
   return final + e.loop_points * len(IN_LOOP) * e.loop_examples
 
 

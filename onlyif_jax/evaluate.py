@@ -9,8 +9,8 @@ _STEP = flags.DEFINE_integer('step', None, 'Checkpoint step; default: the newest
 _EXAMPLES = flags.DEFINE_integer(
   'examples', None, 'Per split; default: as in training.', lower_bound=1
 )
-_SPLIT = flags.DEFINE_enum(
-  'split', 'all', ['unseen', 'dev', 'seen', 'train', 'all'], 'What to evaluate.'
+_SPLIT = flags.DEFINE_string(
+  'split', 'all', 'unseen, dev, seen, train, one that the task adds, or all.'
 )
 _SHOW = flags.DEFINE_integer('show', 0, 'Wrong outputs to print, decoded freely.', 0)
 _MEMBER = flags.DEFINE_string('member', None, 'One member; default: all.')

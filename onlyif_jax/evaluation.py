@@ -1,6 +1,7 @@
 """A finished or running sweep opened from its workdir, evaluated and shown."""
 
 import dataclasses
+import functools
 import os
 from collections.abc import Iterator
 
@@ -14,7 +15,7 @@ from rich.table import Table
 from onlyif_jax import experiment as experiment_lib
 from onlyif_jax.checkpoint import Checkpointer
 from onlyif_jax.config import ConfigError, RunConfig
-from onlyif_jax.evals.exact_match import SPLITS, EvalSet, Evaluator, eval_sets
+from onlyif_jax.evals.exact_match import EvalSet, Evaluator, eval_sets, plain_set
 from onlyif_jax.experiment import Experiment, Row
 from onlyif_jax.models import decode
 from onlyif_jax.tasks import tokens
@@ -64,17 +65,18 @@ def restore(run: Run, members=None, step: int | None = None) -> Iterator[Restore
     if name not in known:
       raise ConfigError(f'--member={name} is not in the run; members: {_few(known)}')
   mesh = parallel.make_mesh(1)
-  program = run.experiment.program(mesh, 'map')
   found = False
   for stack, rows in run.stacks:
+    experiment = run.experiment.sibling(rows[0])
+    program = experiment.program(mesh, 'map')
     wanted = [row for row in rows if members is None or row.member in members]
     directory = run.workdir.file(f'checkpoints/{stack}')
     if not wanted or not directory.exists():
       continue
     width = run.config.stack.members
-    stacked = run.experiment.members([rows[0]] * width)
+    stacked = experiment.members([rows[0]] * width)
     abstract = jax.tree.map(
-      lambda v: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=program.sharding),
+      functools.partial(_on, program.sharding),
       jax.eval_shape(program.init, stacked),
     )
     with Checkpointer(directory, keep=run.config.checkpoint.keep) as saver:
@@ -90,6 +92,10 @@ def restore(run: Run, members=None, step: int | None = None) -> Iterator[Restore
       yield Restored(row, at, ensemble.unstack(state['params'], rows.index(row)))
   if not found:
     raise ConfigError(f'--workdir={run.workdir.path} holds no checkpoint yet')
+
+
+def _on(sharding, v):
+  return jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=sharding)
 
 
 def evaluate(
@@ -109,13 +115,20 @@ def show(
   config = run.config.eval
   if examples:
     config = dataclasses.replace(config, examples=examples)
-  noops = run.experiment.data.task.noops
-  sets = eval_sets(config, noops, splits or SPLITS)
-  evaluator = run.experiment.evaluator(parallel.make_mesh(1))
   table = Table(title='exact match: right / examples', title_justify='left', box=None)
   done: list[tuple[Restored, list[Tally]]] = []
   columns: list[str] = []
+  made: dict = {}
   for one in restore(run, members, step):
+    experiment = run.experiment.sibling(one.row)
+    if experiment.trainer not in made:
+      evaluator = experiment.evaluator(parallel.make_mesh(1))
+      made[experiment.trainer] = evaluator
+    evaluator = made[experiment.trainer]
+    sets = eval_sets(config, experiment.data.task, splits)
+    if not sets:
+      known = sorted({s.split for s in eval_sets(config, experiment.data.task)})
+      raise ConfigError(f'--split={splits}: the task has {", ".join(known)}')
     tallies = evaluate(run, one, sets, evaluator)
     exact = {f'{t.split} {t.slice}': t for t in tallies if t.metric == 'exact_match'}
     if not done:
@@ -131,17 +144,18 @@ def show(
   console.print(table)
   if wrong:
     one = min(done, key=lambda pair: abs(_unseen(pair[1]) - 0.5))[0]
+    evaluator = made[run.experiment.sibling(one.row).trainer]
     show_wrong(run, one, evaluator, wrong, console)
   return done
 
 
 def show_wrong(run: Run, one: Restored, evaluator: Evaluator, wrong: int, console):
   """Prints wrong outputs, decoded freely, beside what was expected."""
-  config, task = run.config.eval, run.experiment.data.task
-  kind = 'even' if task.noops else 'plain'
-  unseen = EvalSet('unseen', config.examples, kind=kind)
-  member = run.experiment.member(one.row)
-  graphdef = run.experiment.trainer.graphdef
+  experiment = run.experiment.sibling(one.row)
+  config, task = run.config.eval, experiment.data.task
+  unseen = plain_set(task, 'unseen', config.examples)
+  member = experiment.member(one.row)
+  graphdef = experiment.trainer.graphdef
   make = jax.jit(lambda i_B: evaluator.batch(member, unseen, i_B)[0])
   decoded = jax.jit(
     lambda batch: decode.greedy(

@@ -6,7 +6,9 @@ evaluation cannot drift apart.
 
 import dataclasses
 import functools
+import re
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +21,7 @@ from onlyif_jax.data import Data, Member, Plan
 from onlyif_jax.evals.exact_match import Evaluator
 from onlyif_jax.models.gpt2 import GPT2Config
 from onlyif_jax.tasks import distribution
+from onlyif_jax.tasks.contract import Task
 from onlyif_jax.tasks.rules import Part
 from onlyif_jax.training import ensemble, parallel
 from onlyif_jax.training.step import Trainer
@@ -37,15 +40,35 @@ class Row:
   rules_seed: int
   init_seed: int
   order_seed: int
+  variant: str = ''  # one of sweep.variants
+  swept: tuple[tuple[str, Any], ...] = ()  # field -> value, where variants differ
+
+  def columns(self) -> dict[str, Any]:
+    """The columns that name the row in every table."""
+    own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+    fields = dict(own.pop('swept'))
+    if not fields:
+      del own['variant']
+    return own | fields
 
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-  """Everything that a run's config decides, before any device is touched."""
+  """Everything that a run's config decides, before any device is touched.
 
-  config: RunConfig
+  One per variant of a sweep; those with equal `trainer` share compiled programs.
+  """
+
+  run: RunConfig  # the whole sweep's config
+  variant: str
+  config: RunConfig  # with the variant's settings
+  task: Task  # with the settings that are traced
   data: Data
   model: GPT2Config
+
+  def sibling(self, row: Row) -> 'Experiment':
+    """The experiment of a row of the same sweep."""
+    return self if row.variant == self.variant else build(self.run, row.variant)
 
   @property
   def trainer(self) -> Trainer:
@@ -61,8 +84,7 @@ class Experiment:
     return Evaluator(self.data, self.model, self.config.eval.batch_size, mesh)
 
   def member(self, row: Row) -> Member:
-    """The traced settings of a row."""
-    n = self.config.data.examples
+    """The traced settings of a row of this variant."""
     kinds = {'infinite_rules', 'infinite_inputs', 'masked', 'permuted'}
     is_ = {kind: row.reference == kind for kind in kinds}
     return Member(
@@ -71,31 +93,37 @@ class Experiment:
       order_seed=jnp.int32(row.order_seed),
       instructions=jnp.int32(row.instructions),
       learning_rate=jnp.float32(row.learning_rate),
-      noops=jnp.int32(round(row.noop_share * n)),
+      mix_K=jnp.asarray(self._mix(row), jnp.int32),
       fresh_rules=jnp.bool_(is_['infinite_rules']),
       fresh_inputs=jnp.bool_(is_['infinite_inputs']),
       mask_instruction=jnp.bool_(is_['masked']),
       permute_y=jnp.bool_(is_['permuted']),
+      balance=jnp.bool_(self.config.data.balance),
       counts_R=jnp.asarray(self._counts(row), jnp.int32),
+      setting={
+        name: jnp.asarray(value)
+        for name, value in self.task.setting(row.instructions).items()
+      },
     )
 
   def members(self, rows: Sequence[Row]) -> Member:
-    """The stacked members of several rows."""
-    return ensemble.stack([self.member(row) for row in rows])
+    """The stacked members of several rows, which share a program."""
+    return ensemble.stack([self.sibling(row).member(row) for row in rows])
 
   def rules_met(self, row: Row) -> int:
     """The number of rules with at least one training example."""
     positions = self.data.plan.steps * self.data.plan.batch_size
     if row.reference == 'infinite_rules':
       return positions
-    if self.config.data.alpha:
-      return int((np.diff(self._counts(row), prepend=0) > 0).sum())
+    counts = self._counts(row)
+    if counts.size:
+      return int((np.diff(counts, prepend=0) > 0).sum())
     return min(row.instructions, self.config.data.examples)
 
   @functools.cached_property
   def parameters(self) -> int:
     """The number of trained parameters."""
-    first = rows(self.config)[0]
+    first = next(row for row in rows(self.run) if row.variant == self.variant)
     state = jax.eval_shape(self.trainer.init, self.member(first))
     return sum(leaf.size for leaf in jax.tree.leaves(state['params']))
 
@@ -124,62 +152,126 @@ class Experiment:
     plan = self.data.plan
     return 3.0 * forward * plan.steps * plan.batch_size
 
+  def _mix(self, row: Row) -> np.ndarray:
+    """Cumulated examples per kind of the task's mix."""
+    n, mix = self.config.data.examples, self.task.mix(row.noop_share)
+    if self.task.noops and len(mix) == 2:
+      return np.array([round(mix[0][1] * n), n])
+    shares = np.array([share for _, share in mix])
+    return np.cumsum(distribution.integer_counts(shares, n)) if mix else shares
+
   def _counts(self, row: Row) -> np.ndarray:
-    """Cumulated examples per rule, padded to the sweep's largest I."""
-    alpha = self.config.data.alpha
-    if not alpha:
+    """Cumulated examples per rule, padded to the sweep's largest I; [] for equal."""
+    if not _skewed(self.run):
       return np.zeros(0, np.int64)
-    shares = distribution.power_law(row.instructions, alpha)
-    n = self.config.data.examples
+    count, n = row.instructions, self.config.data.examples
+    shares = _shares(self.config, self.task, count)
+    if shares is None:
+      shares = np.full(count, 1 / count)
     counts = distribution.integer_counts(shares, n)
-    size = max(other.instructions for other in rows(self.config))
-    return np.pad(np.cumsum(counts), (0, size - row.instructions), constant_values=n)
+    size = max(other.instructions for other in rows(self.run))
+    return np.pad(np.cumsum(counts), (0, size - count), constant_values=n)
 
 
-def build(config: RunConfig) -> Experiment:
-  """The experiment of a checked config; ConfigError where it cannot exist."""
-  task = tasks.make_task(config.task)
-  rules = tasks.make_rules(config.task, config.rules)
-  data = config.data
-  plan = Plan(data.examples, data.epochs, data.batch_size)
+def _shares(config: RunConfig, task: Task, count: int) -> np.ndarray | None:
+  """Shares of the rules 0..count-1 among the examples; None: all equal."""
+  if config.data.alpha:
+    return distribution.power_law(count, config.data.alpha)
+  own = getattr(task, 'shares', None)  # a task may mix groups of rules
+  return None if own is None else own(count)
+
+
+@functools.cache
+def _skewed(config: RunConfig) -> bool:
+  """Whether some member of a sweep has rules with unequal counts."""
+  for text in config.sweep.variants or ('',):
+    own = config_lib.variant(config, text)
+    if _shares(own, tasks.make_task(own.task), max(own.sweep.counts)) is not None:
+      return True
+  return False
+
+
+@functools.lru_cache(maxsize=256)
+def build(config: RunConfig, variant: str | None = None) -> Experiment:
+  """The experiment of a variant, the first one unless named; or ConfigError."""
+  if variant is None:
+    variant = config.sweep.variants[0] if config.sweep.variants else ''
+  own = config_lib.variant(config, variant)
+  task = tasks.make_task(own.task)
+  static = task.static()
+  space = tasks.make_space(static, own.rules)
+  plan = Plan(own.data.examples, own.data.epochs, own.data.batch_size)
   model = GPT2Config(
     vocab_size=task.vocab_size,
     max_length=task.sequence_length,
-    **dataclasses.asdict(config.model),
+    **dataclasses.asdict(own.model),
   )
-  _check_capacity(config, rules, plan)
-  return Experiment(config, Data(task, rules, plan), model)
+  data = Data(static, space, plan)
+  made = Experiment(config, variant, own, task, data, model)
+  _check_capacity(made)
+  return made
 
 
 def rows(config: RunConfig) -> list[Row]:
   """The members of a sweep: references last, in a fixed order."""
   s = config.sweep
-  shares = list(s.noop_shares)
-  rates = list(s.learning_rates) or [config.optim.learning_rate]
-  out = []
+  out, variants = [], s.variants or ('',)
   for pair in config_lib.parse_seeds(s.seeds):
-    seed = str(pair[0]) if 'x' not in s.seeds else f'{pair[0]}.{pair[1]}'
-    seeds = (seed, config.seed + pair[0], config.seed + pair[1], config.seed + pair[1])
-    for share in shares:
-      for rate in rates:
-        extra = (f'-q{share:g}' if len(shares) > 1 else '') + (
-          f'-lr{rate:g}' if len(rates) > 1 else ''
-        )
-        out += [
-          Row(f'I{i}{extra}-s{seed}', '', i, share, rate, *seeds) for i in s.counts
-        ]
+    for variant in variants:
+      out += _rows_of(config, variant, pair)
   first = config.seed
   for name in s.references:
     count = 1 if name == 'one' else s.reference_count
-    seeds = ('0', first, first, first)
-    out.append(Row(f'{name}-s0', name, count, shares[0], rates[0], *seeds))
+    out.append(
+      dataclasses.replace(
+        _rows_of(config, variants[0], (0, 0))[0],
+        **{'member': f'{name}-s0', 'reference': name, 'instructions': count},
+        **{'seed': '0', 'rules_seed': first, 'init_seed': first, 'order_seed': first},
+      )
+    )
   return out
 
 
-def _check_capacity(config, rules, plan):
-  capacity, largest = rules.capacity(), max(config.sweep.counts)
-  t = config.task
-  what = f'|x|={t.x_min}-{t.x_max}, |y|={t.y_min}-{t.y_max} over {t.alphabet} letters'
+def _rows_of(config, variant, pair) -> list[Row]:
+  """The rows of one variant and pair of seeds."""
+  s, own = config.sweep, config_lib.variant(config, variant)
+  rates = list(s.learning_rates) or [own.optim.learning_rate]
+  seed = str(pair[0]) if 'x' not in s.seeds else f'{pair[0]}.{pair[1]}'
+  seeds = (seed, config.seed + pair[0], config.seed + pair[1], config.seed + pair[1])
+  swept = config_lib.swept_values(config, variant)
+  named = ''.join(
+    f'-{field.rpartition(".")[2]}{value}'
+    for field, value in config_lib.parse_variant(config, variant).items()
+    if field != 'sweep.counts'
+  )
+  named = re.sub(r'[^\w.+-]+', '+', named)
+  out = []
+  for share in s.noop_shares:
+    for rate in rates:
+      extra = named
+      extra += f'-q{share:g}' if len(s.noop_shares) > 1 else ''
+      extra += f'-lr{rate:g}' if len(rates) > 1 else ''
+      out += [
+        Row(
+          f'I{i}{extra}-s{seed}',
+          '',
+          i,
+          share,
+          rate,
+          *seeds,
+          variant,
+          tuple(swept.items()),
+        )
+        for i in own.sweep.counts
+      ]
+  return out
+
+
+def _check_capacity(made: Experiment):
+  config, space, plan = made.config, made.data.rules, made.data.plan
+  largest, what = max(config.sweep.counts), space.description
+  setting = made.task.setting(largest)
+  capacity = space.capacity(Part.TRAIN, setting)
   if largest > capacity:
     raise ConfigError(
       f'sweep.counts has {largest} instructions; {what} with '
@@ -187,15 +279,15 @@ def _check_capacity(config, rules, plan):
       'Lower the count, lengthen the patterns, or set rules.distinct=pairs'
     )
   for part in (Part.DEV, Part.TEST):
-    if rules.capacity(part) < 2:
+    if space.capacity(part) < 2:
       raise ConfigError(
-        f'{what} leaves {rules.capacity(part)} {part.name.lower()} rules; raise '
+        f'{what} leaves {space.capacity(part)} {part.name.lower()} rules; raise '
         f'rules.{part.name.lower()}_fraction or lengthen the patterns'
       )
   positions = plan.steps * plan.batch_size
   endless = 'infinite_rules' in config.sweep.references
-  if endless and rules.pair_capacity() < positions:
+  if endless and space.pair_capacity() < positions:
     raise ConfigError(
       f"sweep.references has 'infinite_rules', which needs {positions} rules; "
-      f'{what} has {rules.pair_capacity()}. Leave it out'
+      f'{what} has {space.pair_capacity()}. Leave it out'
     )

@@ -20,13 +20,11 @@ from onlyif_jax.models import hf
 from onlyif_jax.tasks import certificate
 from onlyif_jax.training import parallel
 
-SPLITS = ('train', 'dev', 'unseen')
 _IDS = (
   'tokens',
   'answer_start',
   'answer_length',
 )  # left to the tokenizer in JSON lines
-_SIDES = {'x': 'lhs', 'y': 'rhs', 'z': 'input'}
 
 
 def run_to_hf(workdir, out, member: str | None = None, step: int | None = None) -> Path:
@@ -107,9 +105,15 @@ def _examples(config: RunConfig, member: str | None):
   """What export's sets are made of: (evaluator, member, sets)."""
   experiment = experiment_lib.build(sweep.resolve(config))
   row = _choose(experiment_lib.rows(config), member)
+  experiment = experiment.sibling(row)
+  config = experiment.config
   sets = [EvalSet('train', config.data.examples)]
-  noops = experiment.data.task.noops
-  sets += [s for s in eval_sets(config.eval, noops, SPLITS[1:]) if not s.label]
+  held_out = [
+    one
+    for one in eval_sets(config.eval, experiment.data.task)
+    if one.split not in ('train', 'seen') and not one.label
+  ]
+  sets += sorted(held_out, key=lambda one: one.split)
   return experiment.evaluator(parallel.make_mesh(1)), experiment.member(row), sets
 
 
@@ -117,12 +121,8 @@ def _row(task, batch, b) -> dict:
   """One example of a batch on the host, as text and as token ids."""
   start, count = int(batch.answer_BA[b, 0]) + 1, int(batch.weights_BA[b].sum())
   prompt = hf.to_text(batch.tokens_BL[b, :start])
-  parts = zip(task.order, prompt.split('<sep>'), strict=False)
-  sides = {_SIDES[name]: text for name, text in parts}
-  return {
-    'input': sides['input'],
-    'lhs': sides['lhs'],
-    'rhs': sides['rhs'],
+  fields = task.fields(batch.tokens_BL[b, :start])
+  return {name: _letters(task, letters) for name, letters in fields.items()} | {
     'output': hf.to_text(batch.tokens_BL[b, start : start + count - 1]),
     'prompt': prompt,
     'slices': {name: int(v[b]) for name, v in batch.slices.items()},
@@ -130,6 +130,10 @@ def _row(task, batch, b) -> dict:
     'answer_start': start,
     'answer_length': count,
   }
+
+
+def _letters(task, letters) -> str:
+  return ''.join(task.symbols[n] if n >= 0 else '<mask>' for n in letters)
 
 
 def _choose(rows: Sequence[Row], member: str | None) -> Row:

@@ -17,7 +17,7 @@ import numpy as np
 from tensorboardX import SummaryWriter
 
 from onlyif_jax.checkpoint import Checkpointer
-from onlyif_jax.evals.exact_match import EvalSet, Evaluator, eval_sets
+from onlyif_jax.evals.exact_match import Evaluator, eval_sets, plain_set
 from onlyif_jax.experiment import Experiment, Row
 from onlyif_jax.training.metrics import Tally
 from onlyif_jax.training.parallel import StackProgram
@@ -201,8 +201,7 @@ class StackRun:
   def _evaluate_in_loop(self, params, step):
     began = time.perf_counter()
     n = self.experiment.config.eval.loop_examples
-    noops = self.experiment.data.task.noops
-    sets = [EvalSet(s, n, kind='even' if noops else 'plain') for s in IN_LOOP]
+    sets = [plain_set(self.experiment.data.task, split, n) for split in IN_LOOP]
     tallies = self.evaluator.tallies(params, self.members, sets, self.prompts)
     table, lines, matches = [], [], []
     for row, own in zip(self.stack.rows, tallies, strict=False):
@@ -215,7 +214,8 @@ class StackRun:
       matches.append(line['dev/exact_match'])
     for line in table:
       del line['slice'], line['rule_se']
-    self.workdir.append_csv('dynamics.csv', DYNAMICS_COLUMNS, table)
+    columns = self.workdir.columns(DYNAMICS_COLUMNS)
+    self.workdir.append_csv('dynamics.csv', columns, table)
     self._record(lines)
     self.dev_match = float(np.mean(matches)) if matches else None
     self._time('eval', step, time.perf_counter() - began)
@@ -223,7 +223,7 @@ class StackRun:
   def _finish(self, params):
     began = time.perf_counter()
     config = self.experiment.config
-    sets = eval_sets(config.eval, self.experiment.data.task.noops)
+    sets = eval_sets(config.eval, self.experiment.data.task)
     tallies = self.evaluator.tallies(params, self.members, sets, self.prompts)
     table = [
       self.columns(row) | tally_columns(tally) | self._cost()
@@ -231,7 +231,8 @@ class StackRun:
       for tally in own
       if row.member not in self.failed
     ]
-    self.workdir.append_csv('results.csv', RESULT_COLUMNS, table)
+    columns = self.workdir.columns(RESULT_COLUMNS)
+    self.workdir.append_csv('results.csv', columns, table)
     good = [r.member for r in self.stack.rows if r.member not in self.failed]
     event = {'event': 'done', 'stack': self.stack.name, 'members': good}
     self.workdir.append_json('ledger.jsonl', event)
@@ -242,8 +243,7 @@ class StackRun:
 
   def columns(self, row: Row) -> dict:
     """The columns that name a member in every table."""
-    met = self.experiment.rules_met(row)
-    return dataclasses.asdict(row) | {'rules_met': met}
+    return row.columns() | {'rules_met': self.experiment.sibling(row).rules_met(row)}
 
 
 def tally_columns(tally: Tally) -> dict:

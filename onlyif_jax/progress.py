@@ -36,8 +36,13 @@ class Progress:
     if self.console.is_terminal:
       self.live.stop()
 
-  def stack(self, rows: int):
-    """Starts a stack of so many rows; returns the callback for its chunks."""
+  def stack(self, rows: int, steps: int | None = None, batch_size: int | None = None):
+    """Starts a stack of so many rows; returns the callback for its chunks.
+
+    steps, batch_size: of this stack, where a variant changes them; what is left is
+    taken to be like it.
+    """
+    self.steps, self.batch = steps or self.steps, batch_size or self.batch
     now = time.monotonic()
     if self.chunks:
       self.beside.append((now - self.began) / rows)

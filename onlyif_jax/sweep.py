@@ -121,22 +121,27 @@ def run(config: RunConfig, path: str | os.PathLike, stop: StopSignal | None = No
 
 def _train(workdir: Workdir, experiment: Experiment, mesh, stop) -> bool:
   """Trains every stack that is not done; False where a signal stopped it."""
-  config, plan = experiment.config, experiment.data.plan
-  program = experiment.program(mesh, config.stack.mode)
-  evaluator = experiment.evaluator(mesh)
-  rows, done = experiment_lib.rows(config), done_members(workdir)
+  run, plan = experiment.run, experiment.data.plan
+  rows, done = experiment_lib.rows(run), done_members(workdir)
   left = [
     stack
-    for stack in plan_stacks(workdir, rows, config.stack.members)
+    for stack in plan_stacks(workdir, rows, run.stack.members, experiment)
     if any(row.member not in done for row in stack.rows)
   ]
+  made: dict = {}  # programs by what they are compiled from
   with Progress(len(rows), plan.steps, plan.batch_size) as progress:
     progress.rows_done = sum(row.member in done for row in rows)
     for stack in left:
       if stop is not None and stop.number:
         return False
-      on_chunk = progress.stack(len(stack.rows))
-      one = StackRun(experiment, program, evaluator, stack, workdir, on_chunk, stop)
+      own = experiment.sibling(stack.rows[0])
+      if own.trainer not in made:
+        # Those of an earlier group of variants are not needed again.
+        made = {own.trainer: (own.program(mesh, run.stack.mode), own.evaluator(mesh))}
+      program, evaluator = made[own.trainer]
+      plan = own.data.plan
+      on_chunk = progress.stack(len(stack.rows), plan.steps, plan.batch_size)
+      one = StackRun(own, program, evaluator, stack, workdir, on_chunk, stop)
       if not one.run():
         return False
   return True
@@ -161,8 +166,13 @@ def _more_seeds(old: str, new: str) -> str:
   return 'x'.join(str(max(int(p), int(q))) for p, q in zip(a, b, strict=True))
 
 
-def plan_stacks(workdir: Workdir, rows: list[Row], width: int) -> list[Stack]:
-  """The stacks that the ledger names, then new ones for the rows that are left."""
+def plan_stacks(
+  workdir: Workdir, rows: list[Row], width: int, experiment: Experiment
+) -> list[Stack]:
+  """The stacks that the ledger names, then new ones for the rows that are left.
+
+  The rows of a stack share a program.
+  """
   by_name = {row.member: row for row in rows}
   stacks, planned = [], set()
   for event in workdir.ledger():
@@ -171,14 +181,18 @@ def plan_stacks(workdir: Workdir, rows: list[Row], width: int) -> list[Stack]:
       planned |= set(event['members'])
       if own:
         stacks.append(Stack(event['stack'], own, width))
-  left = [row for row in rows if row.member not in planned]
-  for start in range(0, len(left), width):
-    own = tuple(left[start : start + width])
-    stack = Stack(f'{len(stacks):03d}', own, width)
-    members = [row.member for row in own]
-    event = {'event': 'planned', 'stack': stack.name, 'members': members}
-    workdir.append_json('ledger.jsonl', event)
-    stacks.append(stack)
+  groups: dict = {}
+  for row in rows:
+    if row.member not in planned:
+      groups.setdefault(experiment.sibling(row).trainer, []).append(row)
+  for left in groups.values():
+    for start in range(0, len(left), width):
+      own = tuple(left[start : start + width])
+      stack = Stack(f'{len(stacks):03d}', own, width)
+      members = [row.member for row in own]
+      event = {'event': 'planned', 'stack': stack.name, 'members': members}
+      workdir.append_json('ledger.jsonl', event)
+      stacks.append(stack)
   return stacks
 
 
@@ -190,7 +204,7 @@ def _write_provenance(workdir: Workdir, experiment: Experiment) -> None:
     'test_rules': min(
       experiment.config.eval.examples, experiment.data.rules.capacity(Part.TEST)
     ),
-    'seeds': experiment.config.sweep.seeds,
+    'seeds': experiment.run.sweep.seeds,
   }
   path = workdir.file('provenance.json')
   if not path.exists():
@@ -201,14 +215,23 @@ def _write_provenance(workdir: Workdir, experiment: Experiment) -> None:
 
 def certificates(experiment: Experiment) -> list[dict]:
   """The proof per rules seed that the splits share nothing: content of splits.json."""
-  config = experiment.config
-  largest = max(*config.sweep.counts, config.sweep.reference_count)
-  if 'infinite_rules' in config.sweep.references:
-    largest = experiment.data.rules.capacity()  # it meets every training string
-  seeds = sorted({row.rules_seed for row in experiment_lib.rows(config)})
+  groups: dict = {}
+  for row in experiment_lib.rows(experiment.run):
+    own = experiment.sibling(row)
+    count = row.instructions
+    if 'infinite_rules' in own.config.sweep.references:
+      count = own.data.rules.capacity()  # it meets every training string
+    # Variants with the same rules share a proof, of the largest number of them.
+    key = (row.rules_seed, own.data.rules, own.data.task)
+    setting = own.task.setting(count)
+    key += tuple((name, value.tobytes()) for name, value in setting.items())
+    if key not in groups or groups[key][1] < count:
+      groups[key] = (own, count, setting)
   return [
-    certificate.certify(experiment.data.rules, s, largest, config.eval.examples)
-    for s in seeds
+    own.data.rules.certify(seed, count, own.config.eval.examples, setting)
+    for (seed, *_), (own, count, setting) in sorted(
+      groups.items(), key=lambda item: item[0][0]
+    )
   ]
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from onlyif_jax.config import ConfigError, RunConfig, differences, freeze
+from onlyif_jax.config import ConfigError, RunConfig, differences, freeze, swept
 
 MEMBER_COLUMNS = (
   'member',
@@ -61,6 +61,15 @@ class Workdir:
       raise ConfigError(
         f'--workdir={self.path} cannot be written ({e.strerror}); give another one'
       ) from None
+
+  def columns(self, columns: tuple[str, ...]) -> tuple[str, ...]:
+    """A table's columns, with those of what the run's variants change."""
+    config = self.config()
+    fields = swept(config) if config else ()
+    if not fields:
+      return columns
+    at = columns.index('rules_met')
+    return (*columns[:at], 'variant', *fields, *columns[at:])
 
   def config(self) -> RunConfig | None:
     """The stored config, None where there is no run yet."""
@@ -145,7 +154,7 @@ class Workdir:
       if self.file(name).exists():
         columns = RESULT_COLUMNS if name == 'results.csv' else DYNAMICS_COLUMNS
         rows = [row for row in self.read_csv(name) if keep(row)]
-        self.write_text(name, _table(columns, rows, header=True))
+        self.write_text(name, _table(self.columns(columns), rows, header=True))
     if self.file('metrics.jsonl').exists():
       rows = [row for row in self.read_json_lines('metrics.jsonl') if keep(row)]
       self.write_text('metrics.jsonl', ''.join(json.dumps(r) + '\n' for r in rows))

@@ -42,7 +42,7 @@ def make(
   config = config_lib.RunConfig(
     name=name or figure,
     figure=figure,
-    task=config_lib.TaskConfig(noops=figure == 'noop'),
+    task=config_lib.TASKS['rewrite'](noops=figure == 'noop'),
     sweep=config_lib.SweepConfig(counts=counts, seeds=str(seeds), noop_shares=shares),
   )
   (workdir / 'config.json').write_text(json.dumps(dataclasses.asdict(config)))

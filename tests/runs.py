@@ -184,7 +184,9 @@ def state(path: Path, stack: str = '000', step: int | None = None):
   experiment = sweep.experiment_lib.build(config)
   program = experiment.program(parallel.make_mesh(2), 'map')
   rows = sweep.experiment_lib.rows(config)
-  (own,) = [s for s in sweep.plan_stacks(workdir, rows, 2) if s.name == stack]
+  (own,) = [
+    s for s in sweep.plan_stacks(workdir, rows, 2, experiment) if s.name == stack
+  ]
   assert isinstance(own, Stack)
   abstract = jax.eval_shape(program.init, experiment.members(own.padded))
   with Checkpointer(workdir.file(f'checkpoints/{stack}')) as saver:

@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1] / 'onlyif_jax'
 # Entry points come last and are imported by nothing.
 LAYERS = [
-  ['config', 'presets', 'keys', 'workdir', 'provenance'],
+  ['settings', 'config', 'presets', 'keys', 'workdir', 'provenance'],
   ['tasks', 'corpora'],
   ['data'],
   ['models'],
@@ -65,7 +65,7 @@ def test_only_one_file_touches_orbax():
 
 def test_config_and_analysis_do_without_jax():
   for path in FILES:
-    if layer(path) in ('config', 'analysis', 'workdir', 'provenance', 'cli', 'fit'):
+    if layer(path) in ('settings', 'config', 'analysis', 'workdir', 'provenance', 'cli', 'fit'):
       tree = ast.parse(path.read_text())
       names = {
         alias.name.split('.')[0]

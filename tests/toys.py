@@ -29,18 +29,19 @@ def member(instructions=11, **changes) -> Member:
     'rules_seed': 0,
     'init_seed': 0,
     'order_seed': 0,
-    'noops': 0,
     'instructions': instructions,
   }
   flags = dict.fromkeys(
-    ('fresh_rules', 'fresh_inputs', 'mask_instruction', 'permute_y'), False
+    ('fresh_rules', 'fresh_inputs', 'mask_instruction', 'permute_y', 'balance'), False
   )
   rate = changes.pop('learning_rate', 1e-2)
   counts = changes.pop('counts_R', np.zeros(0, np.int32))
+  mix = jnp.array([changes.pop('noops', 0), PLAN.examples], jnp.int32)
   values = {**fields, **flags, **changes}
   made = {k: jnp.int32(values[k]) for k in fields}
   made |= {k: jnp.bool_(values[k]) for k in flags}
-  return Member(**made, learning_rate=jnp.float32(rate), counts_R=jnp.asarray(counts))
+  rate, counts = jnp.float32(rate), jnp.asarray(counts)
+  return Member(**made, learning_rate=rate, counts_R=counts, mix_K=mix)
 
 
 @functools.cache

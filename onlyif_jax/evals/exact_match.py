@@ -17,55 +17,32 @@ from flax import nnx
 from jax.sharding import PartitionSpec as P
 
 from onlyif_jax import keys
-from onlyif_jax.config import EvalConfig
+from onlyif_jax.config import ConfigError, EvalConfig
 from onlyif_jax.data import Batch, Data, Member
 from onlyif_jax.keys import Purpose
 from onlyif_jax.models.gpt2 import GPT2Config
-from onlyif_jax.tasks.rewrite import Kind
-from onlyif_jax.tasks.rules import CELLS, Part
+from onlyif_jax.tasks.contract import EvalSet, Task
+from onlyif_jax.tasks.rules import Part
 from onlyif_jax.training import ensemble
 from onlyif_jax.training.metrics import Tally, Verdicts
 from onlyif_jax.training.step import graphdef
 
 CLOSE = 1e-3  # top-2 margins below this are counted: there rounding may decide
-SPLITS = ('unseen', 'dev', 'seen', 'train')
 
 
-@dataclasses.dataclass(frozen=True)
-class EvalSet:
-  """One set of examples to evaluate.
-
-  kind: 'plain' (matches only), 'even' (half no-ops), 'train' (no-ops at the
-  training ratio) or 'near' (no-ops one letter away from x). An empty `label`
-  makes the set its split's `all`; otherwise the set is reported under the label.
-  """
-
-  split: str
-  examples: int
-  label: str = ''
-  cell: str = 'newx_newy'
-  kind: str = 'plain'
+def eval_sets(config: EvalConfig, task: Task, splits=None) -> list[EvalSet]:
+  """The sets of a final evaluation, of every split unless some are named."""
+  sets = task.eval_sets(config.examples, config.cell_examples)
+  return [one for one in sets if splits is None or one.split in splits]
 
 
-def eval_sets(config: EvalConfig, noops: bool, splits=SPLITS) -> list[EvalSet]:
-  """The sets of a final evaluation."""
-  kind = 'even' if noops else 'plain'
-  sets = []
-  for split in splits:
-    own = 'train' if split == 'train' and noops else kind
-    sets.append(EvalSet(split, config.examples, kind=own))
-    if split != 'unseen':
-      continue
-    sets += [
-      EvalSet(split, config.cell_examples, f'cell={cell}', cell, kind)
-      for cell in CELLS[1:]
-      if config.cell_examples
-    ]
-    if noops:
-      sets.append(EvalSet(split, config.examples, 'mix=train', kind='train'))
-      near = config.cell_examples or config.examples
-      sets.append(EvalSet(split, near, 'near_miss=1', kind='near'))
-  return sets
+def plain_set(task: Task, split: str, examples: int) -> EvalSet:
+  """A split's own set with another number of examples."""
+  for one in task.eval_sets(examples, 0):
+    if one.split == split and not one.label:
+      return one
+  known = sorted({one.split for one in task.eval_sets(1, 1)})
+  raise ConfigError(f'--split={split} is not a split of the task; it has {known}')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,28 +141,25 @@ class Evaluator:
 
   def batch(self, member: Member, one: EvalSet, i_B) -> tuple[Batch, jax.Array]:
     """Examples i_B of a set, and whether each exists."""
-    kind_B = self._kinds(member, one, i_B)
-    if one.split in ('unseen', 'dev'):
-      part = Part.TEST if one.split == 'unseen' else Part.DEV
-      return self.data.held_out(member, part, i_B, kind_B, one.cell)
-    exists_B = jnp.ones_like(i_B, bool)
-    if one.split == 'seen':
-      return self.data.seen(member, i_B, kind_B), exists_B
     n = self.data.plan.examples
-    return self.data.by_index(member, i_B % n), i_B < n
+    if one.split == 'train':  # these have the kinds that they were trained with
+      return self.data.by_index(member, i_B % n), i_B < n
+    kind_B = self._kinds(member, one, i_B)
+    if one.split == 'seen' and not one.cell:
+      return self.data.seen(member, i_B, kind_B), jnp.ones_like(i_B, bool)
+    part = Part.DEV if one.split == 'dev' else Part.TEST
+    return self.data.held_out(member, part, i_B, kind_B, one.cell)
 
   def _kinds(self, member, one, i_B):
-    if one.kind == 'even':
-      return jnp.where(i_B % 2 == 0, Kind.NO_OP, Kind.HAS_OP)
-    if one.kind == 'near':
-      return jnp.full_like(i_B, Kind.NEAR_MISS)
-    if one.kind == 'train':
-      n = one.examples
-      key = keys.key(member.order_seed, Purpose.MIX)
-      place_B = jax.vmap(lambda i: keys.permute(key, i % n, n))(i_B)
-      noops = jnp.round(member.noops * (n / self.data.plan.examples))
-      return jnp.where(place_B < noops, Kind.NO_OP, Kind.HAS_OP)
-    return jnp.full_like(i_B, Kind.HAS_OP)
+    if one.kind != 'train':
+      return self.data.task.kind(one.kind, i_B)
+    if not self.data.kinds:
+      return jnp.zeros_like(i_B)
+    n = one.examples
+    key = keys.key(member.order_seed, Purpose.MIX)
+    place_B = jax.vmap(lambda i: keys.permute(key, i % n, n))(i_B)
+    mix_K = jnp.round(member.mix_K * (n / self.data.plan.examples))
+    return self.data.kind_at(mix_K, place_B)
 
   def judge(self, params, batch: Batch):
     """Per-example sums and counts of every metric, under the params."""
@@ -223,7 +197,7 @@ class Evaluator:
 
   def _copies(self, model, batch: Batch):
     """Whether the greedy output is the input unchanged: the answer forced is z."""
-    task = self.data.task
+    task: Any = self.data.task  # of the rewriting family, which alone has no-ops
     start_B = batch.answer_BA[:, 0] + 1
     z_BZ = task.inputs(batch.tokens_BL, start_B)
     forced_BL, targets_BA = task.force(batch.tokens_BL, start_B, z_BZ)

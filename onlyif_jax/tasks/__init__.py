@@ -1,48 +1,39 @@
-"""Tasks by name, and the rules that they are about."""
+"""Tasks by name."""
 
 import importlib
 
-from onlyif_jax.config import ConfigError, RulesConfig, TaskConfig
-from onlyif_jax.tasks.rewrite import Rewrite
-from onlyif_jax.tasks.rules import RuleSpace
+from onlyif_jax.config import ConfigError, RulesConfig, outside_class
+from onlyif_jax.tasks.contract import Space, Task
 
-REGISTRY = {'rewrite': Rewrite}
+REGISTRY = {  # task.name -> module and class; a task is imported when it is used
+  'rewrite': 'rewrite:Rewrite',
+  'occurrences': 'occurrences:Occurrences',
+  'semantics': 'semantics:Semantics',
+  'cipher': 'cipher:Cipher',
+  'algebra': 'algebra:Algebra',
+  'markov': 'markov:Markov',
+}
 
 
-def make_task(config: TaskConfig):
-  """The task object of a config; 'package.module:Class' names one from outside."""
-  fields = {
-    name: getattr(config, name)
-    for name in config.__dataclass_fields__
-    if name != 'name'
-  }
-  if config.name in REGISTRY:
-    return REGISTRY[config.name](**fields)
-  module, colon, name = config.name.partition(':')
-  if not colon:
-    known = ', '.join(REGISTRY)
-    raise ConfigError(
-      f'task.name={config.name!r} is not one of {known}, nor package.module:Class'
-    )
+def make_task(settings) -> Task:
+  """The task of a config's `task` section; raises ConfigError."""
+  values = {name: getattr(settings, name) for name in settings.__dataclass_fields__}
+  if settings.name in REGISTRY:
+    module, _, name = REGISTRY[settings.name].partition(':')
+    cls = getattr(importlib.import_module(f'{__name__}.{module}'), name)
+  else:
+    cls = outside_class(settings.name)
+    if 'name' not in cls.__dataclass_fields__:
+      del values['name']
   try:
-    cls = getattr(importlib.import_module(module), name)
-  except (ImportError, AttributeError) as e:
-    raise ConfigError(f'task.name={config.name!r} cannot be imported: {e}') from None
-  return cls(**fields)
+    return cls(**values)
+  except ValueError as e:
+    raise ConfigError(str(e)) from None
 
 
-def make_rules(task: TaskConfig, rules: RulesConfig) -> RuleSpace:
-  """The rule space of a config."""
+def make_space(task: Task, rules: RulesConfig) -> Space:
+  """The rules of a task; raises ConfigError for settings that cannot work."""
   try:
-    return RuleSpace(
-      alphabet=task.alphabet,
-      x_min=task.x_min,
-      x_max=task.x_max,
-      y_min=task.y_min,
-      y_max=task.y_max,
-      dev_fraction=rules.dev_fraction,
-      test_fraction=rules.test_fraction,
-      distinct=rules.distinct,
-    )
+    return task.space(rules)
   except ValueError as e:
     raise ConfigError(str(e)) from None

@@ -75,9 +75,9 @@ RELATION = 'no x or y of a held-out rule is an x or y of a training rule'
 
 def broken(report: dict) -> list[str]:
   """What contradicts the certificate, in words; empty where it holds."""
-  out = [f'{k}: {n} shared strings' for k, n in report['collisions'].items() if n]
+  out = [f'{k}: {n} shared' for k, n in report['collisions'].items() if n]
   for part, own in report['parts'].items():
-    if own['distinct_pairs'] < own['rules'] or own['x_equal_y']:
+    if own['distinct_pairs'] < own['rules'] or own.get('x_equal_y'):
       out.append(f'{part}: {own["distinct_pairs"]} distinct of {own["rules"]} rules')
   return out
 

@@ -17,8 +17,11 @@ import enum
 import jax
 import jax.numpy as jnp
 
+from onlyif_jax.config import RulesConfig
+from onlyif_jax.settings import RewriteSettings
 from onlyif_jax.tasks import tokens
-from onlyif_jax.tasks.rules import Rule
+from onlyif_jax.tasks.contract import EvalSet
+from onlyif_jax.tasks.rules import CELLS, Rule, RuleSpace
 
 NOOP_TRIES = 4  # random inputs tried before the rest is repaired
 
@@ -32,21 +35,17 @@ class Kind(enum.IntEnum):
 
 
 @dataclasses.dataclass(frozen=True)
-class Rewrite:
+class Rewrite(RewriteSettings):
   """Replace the leftmost x in z by y.
 
   `noops` adds inputs without x. `order` is the order of the prompt's parts:
   'xyz' (the instruction first) or 'zxy'.
   """
 
-  alphabet: int = 26
-  x_min: int = 3
-  x_max: int = 3
-  y_min: int = 3
-  y_max: int = 3
-  input_length: int = 10
-  noops: bool = False
-  order: str = 'xyz'
+  @property
+  def symbols(self) -> str:
+    """The character of each letter."""
+    return tokens.decode(range(self.alphabet))
 
   @property
   def vocab_size(self) -> int:
@@ -69,12 +68,64 @@ class Rewrite:
     prompt = self.x_max + self.y_max + self.input_length + 3
     return prompt + self.answer_length
 
-  def example(self, rule: Rule, key, *, kind=Kind.HAS_OP, shown=None):
+  def static(self):
+    """Every setting is static."""
+    return self
+
+  def setting(self, instructions: int) -> dict:
+    """Nothing is traced."""
+    del instructions
+    return {}
+
+  def mix(self, noop_share: float) -> tuple[tuple[int, float], ...]:
+    """No-ops at their share, where there are any."""
+    if not self.noops:
+      return ()
+    return ((Kind.NO_OP, noop_share), (Kind.HAS_OP, 1 - noop_share))
+
+  def kind(self, name: str, i_B):
+    """'plain': x occurs; 'even': in every second input; 'near': it nearly occurs."""
+    if name == 'even':
+      return jnp.where(i_B % 2 == 0, Kind.NO_OP, Kind.HAS_OP)
+    return jnp.full_like(i_B, {'plain': Kind.HAS_OP, 'near': Kind.NEAR_MISS}[name])
+
+  def space(self, rules: RulesConfig) -> RuleSpace:
+    """The rules over this task's patterns."""
+    return RuleSpace(
+      alphabet=self.alphabet,
+      x_min=self.x_min,
+      x_max=self.x_max,
+      y_min=self.y_min,
+      y_max=self.y_max,
+      dev_fraction=rules.dev_fraction,
+      test_fraction=rules.test_fraction,
+      distinct=rules.distinct,
+    )
+
+  def eval_sets(self, examples: int, cell_examples: int) -> list[EvalSet]:
+    """All splits; for unseen rules also the other cells and no-op mixes."""
+    kind = 'even' if self.noops else 'plain'
+    sets = [EvalSet('unseen', examples, kind=kind)]
+    sets += [
+      EvalSet('unseen', cell_examples, f'cell={cell}', cell, kind)
+      for cell in CELLS[1:]
+      if cell_examples
+    ]
+    if self.noops:
+      sets.append(EvalSet('unseen', examples, 'mix=train', kind='train'))
+      near = cell_examples or examples
+      sets.append(EvalSet('unseen', near, 'near_miss=1', kind='near'))
+    sets += [EvalSet(split, examples, kind=kind) for split in ('dev', 'seen')]
+    own = 'train' if self.noops else kind
+    return [*sets, EvalSet('train', examples, kind=own)]
+
+  def example(self, rule: Rule, key, *, kind=Kind.HAS_OP, shown=None, setting=None):
     """An example of a rule, a pure function of the key.
 
     kind (may be traced) needs `noops` unless it is HAS_OP. `shown` is the rule
     that the prompt states, for controls that state another one.
     """
+    del setting
     bits = jax.random.bits(key, (NOOP_TRIES + 1, self.input_length + 2))
     z_Z = self._has_op(rule, bits[0])
     if self.noops:
@@ -99,25 +150,11 @@ class Rewrite:
 
   def pack(self, shown: Rule, z_Z, answer, *, inserted_A, slices):
     """Lays a prompt and an answer (letters, length) out as an `Example`."""
-    sep = (jnp.array([tokens.SEP]), 1)
-    x = [(tokens.letters_to_ids(shown.x_P), shown.x_len), sep]
-    y = [(tokens.letters_to_ids(shown.y_Q), shown.y_len), sep]
-    z = [(tokens.letters_to_ids(z_Z), self.input_length), sep]
-    parts = {'x': x, 'y': y, 'z': z}
-    prompt = [piece for name in self.order for piece in parts[name]]
-    out_O, out_len = answer
-    end = (jnp.array([tokens.EOS]), 1)
-    body = [(tokens.letters_to_ids(out_O), out_len), end]
-    tokens_L, total = tokens.join(prompt + body, self.sequence_length)
-    start = total - out_len - 1
-    return tokens.Example(
-      tokens_L=tokens_L,
-      answer_start=start,
-      answer_len=out_len + 1,
-      inserted_A=inserted_A,
-      prompt_hash_2=tokens.hash_prompt(tokens_L, start),
-      slices=slices,
-    )
+    x, y = (shown.x_P, shown.x_len), (shown.y_Q, shown.y_len)
+    parts = {'x': x, 'y': y, 'z': (z_Z, self.input_length)}
+    prompt = [parts[name] for name in self.order]
+    size = self.sequence_length
+    return tokens.layout(prompt, answer, size, inserted_A=inserted_A, slices=slices)
 
   def inputs(self, tokens_BL, start_B):
     """The token ids of z in prompts whose answers start at start_B."""
@@ -145,6 +182,13 @@ class Rewrite:
     z_at = 0 if self.order[0] == 'z' else start - 1 - self.input_length
     in_z = (t >= z_at) & (t < z_at + self.input_length)
     return (t < start) & ~in_z & (example.tokens_L != tokens.SEP)
+
+  def fields(self, prompt_N) -> dict[str, list[int]]:
+    """A prompt's ids -> its 'input', 'lhs' and 'rhs' in letters."""
+    names = {'x': 'lhs', 'y': 'rhs', 'z': 'input'}
+    return dict(
+      zip([names[n] for n in self.order], tokens.split(prompt_N), strict=True)
+    )
 
   def _letters(self, bits):
     return (bits % jnp.uint32(self.alphabet)).astype(jnp.int32)

@@ -96,6 +96,12 @@ class RuleSpace:
       return 1
     return max(n for n in range(1, 31) if self.alphabet**n <= POOL_LIMIT)
 
+  @property
+  def description(self) -> str:
+    """The rules in words."""
+    x, y = f'{self.x_min}-{self.x_max}', f'{self.y_min}-{self.y_max}'
+    return f'|x|={x}, |y|={y} over {self.alphabet} letters'
+
   def strings(self, part: Part, side: str) -> 'Pool':
     """The pool of strings from which one side ('x' or 'y') of a part's rules come."""
     low, high = (self.x_min, self.x_max) if side == 'x' else (self.y_min, self.y_max)
@@ -116,8 +122,9 @@ class RuleSpace:
       tuple(range(low, high + 1)), tuple(starts), tuple(counts), tuple(strides)
     )
 
-  def capacity(self, part: Part = Part.TRAIN) -> int:
+  def capacity(self, part: Part = Part.TRAIN, setting=None) -> int:
     """The number of rules of a part that `distinct` allows."""
+    del setting
     if self.distinct == 'pairs':
       return self.pair_capacity(part)
     x, y = self.strings(part, 'x').size, self.strings(part, 'y').size
@@ -135,12 +142,13 @@ class RuleSpace:
     pairs = x * (x - 1) if self.same_length else x * y
     return min(pairs, 2**31 - 2**16)
 
-  def rule(self, seed, part: Part, i) -> Rule:
+  def rule(self, seed, part: Part, i, setting=None) -> Rule:
     """Rule i of a part; seed and i may be traced, 0 <= i < pair_capacity(part).
 
     The first `capacity` rules have pairwise distinct x and pairwise distinct y;
     with fixed lengths later ones are new pairs of the same strings.
     """
+    del setting
     xs, ys = self.strings(part, 'x'), self.strings(part, 'y')
     i = jnp.asarray(i, jnp.int32)
     pair_key = keys.key(seed, Purpose.RULE_PAIRS, int(part))
@@ -161,12 +169,24 @@ class RuleSpace:
     y_Q, y_len = self._string(seed, ys, i_y)
     return Rule(x_P, x_len, y_Q, y_len)
 
-  def cell_rule(self, seed, part: Part, cell: str, i, instructions):
+  def lend(self, rule: Rule, other: Rule) -> Rule:
+    """The rule with the other's y."""
+    return rule._replace(y_Q=other.y_Q, y_len=other.y_len)
+
+  def certify(self, seed: int, instructions: int, held_out: int, setting=None) -> dict:
+    """The proof that training and held-out rules share nothing; see `certificate`."""
+    from onlyif_jax.tasks import certificate  # it is about this class
+
+    del setting
+    return certificate.certify(self, seed, instructions, held_out)
+
+  def cell_rule(self, seed, part: Part, cell: str, i, instructions, setting=None):
     """Rule i of a test cell, and whether it exists, as (Rule, bool).
 
     'seenx' and 'seeny' take that side from a training rule (index < I). A pair
     of a seen x and a seen y is never itself a training rule.
     """
+    del setting
     if cell not in CELLS:
       raise ValueError(f'unknown cell {cell!r}; one of {", ".join(CELLS)}')
     exists = jnp.bool_(True)

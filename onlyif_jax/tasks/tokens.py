@@ -43,6 +43,30 @@ def join(pieces, size: int):
   return out, start
 
 
+def layout(prompt, answer, size: int, *, inserted_A, slices) -> Example:
+  """Lays out a prompt's pieces, each followed by SEP, and the answer with its EOS.
+
+  prompt: (letters_N, length) pieces in order; answer: (letters_O, length); size: the
+  length of the longest sequence. inserted_A marks what the rule inserted.
+  """
+  sep, end = (jnp.array([SEP]), 1), (jnp.array([EOS]), 1)
+  pieces = []
+  for letters_N, length in prompt:
+    pieces += [(letters_to_ids(letters_N), length), sep]
+  out_O, out_len = answer
+  pieces += [(letters_to_ids(out_O), out_len), end]
+  tokens_L, total = join(pieces, size)
+  start = total - out_len - 1
+  return Example(
+    tokens_L=tokens_L,
+    answer_start=start,
+    answer_len=out_len + 1,
+    inserted_A=inserted_A,
+    prompt_hash_2=hash_prompt(tokens_L, start),
+    slices=slices,
+  )
+
+
 def letters_to_ids(letters_N):
   """Letters 0..A-1 -> token ids."""
   return letters_N + FIRST_LETTER
@@ -59,6 +83,20 @@ def hash_prompt(tokens_L, length):
     h = (h ^ (h >> 12)) * jnp.uint32(0x297A2D39)
     out.append(jnp.where(live, h ^ (h >> 15), 0).sum(dtype=jnp.uint32))
   return jnp.stack(out)
+
+
+def split(prompt_N) -> list[list[int]]:
+  """A prompt's ids on the host -> the letters of each part that a SEP ends.
+
+  A hidden token becomes letter -3.
+  """
+  parts: list[list[int]] = [[]]
+  for token in map(int, prompt_N):
+    if token == SEP:
+      parts.append([])
+    else:
+      parts[-1].append(token - FIRST_LETTER)
+  return parts[:-1]
 
 
 def encode(text: str) -> list[int]:

@@ -1,0 +1,307 @@
+"""What a run is: every setting, its default and its meaning.
+
+A task's class inherits its settings, so every field is declared once. Config files
+choose a task with `base_config('cipher')`; a class outside the package is named as
+`base_config('package.module:Class')` and declares its own fields. No jax here.
+"""
+
+import dataclasses
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class RewriteSettings:
+  """Basic and conditional rewriting."""
+
+  name: str = 'rewrite'
+  alphabet: int = 26  # letters in use
+  x_min: int = 3  # shortest x, in letters
+  x_max: int = 3  # longest x
+  y_min: int = 3  # shortest y
+  y_max: int = 3  # longest y
+  input_length: int = 10  # letters of z, x included
+  noops: bool = False  # whether inputs without x are made
+  order: str = 'xyz'  # prompt order: 'xyz' (instruction first) or 'zxy'
+
+  def __post_init__(self):
+    for field, low in (('alphabet', 2), ('x_min', 1), ('y_min', 0)):
+      value = getattr(self, field)
+      if value < low:
+        raise ValueError(f'task.{field}={value} is below {low}; give {low} or more')
+    for side in 'xy':
+      low, high = getattr(self, f'{side}_min'), getattr(self, f'{side}_max')
+      if low > high:
+        raise ValueError(f'task.{side}_min={low} is above task.{side}_max={high}')
+    if self.x_max > self.input_length:
+      raise ValueError(
+        f'task.x_max={self.x_max} does not fit into task.input_length='
+        f'{self.input_length}; make the input longer'
+      )
+    if self.order not in ('xyz', 'zxy'):
+      raise ValueError(f"task.order={self.order!r} is not one of 'xyz', 'zxy'")
+
+
+@dataclasses.dataclass(frozen=True)
+class OccurrencesSettings(RewriteSettings):
+  """Rewriting of inputs that hold x a given number of times."""
+
+  name: str = 'occurrences'
+  input_length: int = 30  # letters of z, every x included
+  matches: int = 8  # tested on 1..matches occurrences of x
+  train_matches: tuple[int, ...] = (1,)  # occurrences in training, in equal shares
+
+  def __post_init__(self):
+    super().__post_init__()
+    if self.matches < 1:
+      raise ValueError(f'task.matches={self.matches} is below 1; give 1 or more')
+    if self.matches * self.x_max > self.input_length:
+      raise ValueError(
+        f'task.matches={self.matches} times task.x_max={self.x_max} letters do not '
+        f'fit into task.input_length={self.input_length}; make the input longer'
+      )
+    own = self.train_matches
+    if not own or len(set(own)) < len(own) or not 0 < min(own) <= max(own):
+      raise ValueError(
+        f'task.train_matches={own} is not a list of different numbers from 1 on'
+      )
+    if max(own) > self.matches:
+      raise ValueError(
+        f'task.train_matches has {max(own)}, but task.matches={self.matches} is the '
+        'most; raise task.matches'
+      )
+
+
+@dataclasses.dataclass(frozen=True)
+class SemanticsSettings:
+  """Rewriting with patterns of constrained form."""
+
+  name: str = 'semantics'
+
+
+@dataclasses.dataclass(frozen=True)
+class CipherSettings(RewriteSettings):
+  """Rewriting whose inserted part is encrypted."""
+
+  name: str = 'cipher'
+  cipher: str = 'shift'  # 'shift' (Caesar) or 'table' (random substitutions)
+  scope: str = 'inserted'  # 'inserted' (y alone) or 'output' (all, where x occurs)
+  shifts: tuple[int, ...] = ()  # shifts in use, of 1..alphabet-1; empty: all
+
+  def __post_init__(self):
+    super().__post_init__()
+    for field, known in (
+      ('cipher', ('shift', 'table')),
+      ('scope', ('inserted', 'output')),
+    ):
+      value = getattr(self, field)
+      if value not in known:
+        raise ValueError(f'task.{field}={value!r} is not one of {", ".join(known)}')
+    own, most = self.shifts, self.alphabet - 1
+    if len(set(own)) < len(own) or not all(1 <= n <= most for n in own):
+      raise ValueError(
+        f'task.shifts={own} is not a list of different numbers in 1..{most}'
+      )
+
+
+@dataclasses.dataclass(frozen=True)
+class AlgebraSettings:
+  """Rewriting of expression trees by equations between templates."""
+
+  name: str = 'algebra'
+  source: str = 'random'  # rules: 'random' templates or true 'identities'
+  functions: int = 2  # most functions in a random template
+  depth: int = 2  # operators above each leaf of the input's tree
+  slot_min: int = 1  # least depth of the trees in the slots, in training
+  slot_max: int = 1  # greatest depth in training
+  slot_test: int = 2  # depth in the split 'deeper'
+  slot_shape: str = 'chain'  # trees in slots: 'chain' or 'full'
+  specialist: int = 0  # rules i < specialist are in-domain; 0: all are
+  diverse_share: float = 0.5  # of the examples, to the rules i >= specialist
+
+
+@dataclasses.dataclass(frozen=True)
+class MarkovSettings:
+  """Running Markov algorithms."""
+
+  name: str = 'markov'
+  alphabet: int = 6  # letters in use
+  rules: int = 3  # rules of a program
+  lhs_min: int = 1  # shortest left-hand side, in letters
+  lhs_max: int = 2  # longest left-hand side
+  rhs_min: int = 0  # shortest right-hand side; 0: deletions too
+  rhs_max: int = 2  # longest right-hand side
+  stop_share: float = 0.25  # share of the rules that end the run
+  input_min: int = 4  # shortest input
+  input_max: int = 8  # longest input
+  plants: int = 3  # left-hand sides put into an input: 0 to this many
+  text_length: int = 12  # longest string of a run
+  steps: int = 12  # T: most rewrites of a run
+  answer: str = 'final'  # 'step', 'final' or 'trace'
+  held_out: str = 'rules'  # 'rules': rules are new too; 'programs': only programs
+
+  def __post_init__(self):
+    least = {'alphabet': 2, 'rules': 1, 'lhs_min': 1, 'rhs_min': 0, 'input_min': 1}
+    for field, low in {**least, 'plants': 0, 'steps': 1}.items():
+      if getattr(self, field) < low:
+        raise ValueError(
+          f'task.{field}={getattr(self, field)} is below {low}; give {low} or more'
+        )
+    for what in ('lhs', 'rhs', 'input'):
+      low, high = getattr(self, f'{what}_min'), getattr(self, f'{what}_max')
+      if low > high:
+        raise ValueError(f'task.{what}_min={low} is above task.{what}_max={high}')
+    if self.rhs_max < 1:
+      raise ValueError('task.rhs_max=0 leaves deletions only; give 1 or more')
+    if not 0 <= self.stop_share <= 1:
+      raise ValueError(f'task.stop_share={self.stop_share} is not a share in [0, 1]')
+    longest = self.input_max + max(0, self.rhs_max - self.lhs_min)
+    if self.text_length < longest:
+      raise ValueError(
+        f'task.text_length={self.text_length} does not hold an input after one step; '
+        f'give {longest} or more'
+      )
+    options = {'answer': ('step', 'final', 'trace'), 'held_out': ('rules', 'programs')}
+    for field, known in options.items():
+      if getattr(self, field) not in known:
+        raise ValueError(
+          f'task.{field}={getattr(self, field)!r} is not one of {", ".join(known)}'
+        )
+
+
+TASKS = {
+  cls().name: cls
+  for cls in (
+    RewriteSettings,
+    OccurrencesSettings,
+    SemanticsSettings,
+    CipherSettings,
+    AlgebraSettings,
+    MarkovSettings,
+  )
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class RulesConfig:
+  """Which rules there are, and which of them training never sees."""
+
+  distinct: str = 'xy'  # 'xy': no x and no y twice; 'pairs': no pair twice
+  dev_fraction: float = 0.1  # strings set aside for tuning
+  test_fraction: float = 0.2  # strings set aside for the reported test
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+  """The fixed budget of examples."""
+
+  examples: int = 38_400  # N = I x S, no-ops included
+  epochs: float = 2.0  # passes over the N examples
+  batch_size: int = 64  # sequences in one step
+  alpha: float = 0.0  # 0: equal counts; else rule shares ~ power law (Fig. 3)
+  balance: bool = False  # weigh examples so that every rule counts alike
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+  """A GPT-2-style decoder."""
+
+  layers: int = 3
+  width: int = 64
+  heads: int = 4
+  positions: str = 'learned'  # 'learned' (GPT-2) or 'rotary' (GPT-NeoX)
+  rotary_base: float = 10_000.0  # wavelength base of rotary positions
+  dropout: float = 0.0  # on embeddings and residual branches
+  compute_dtype: str = 'float32'  # of matmuls; parameters are float32
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimConfig:
+  """The optimiser; 'muon' uses Muon on the blocks' matrices, Adam elsewhere."""
+
+  name: str = 'adamw'  # 'adamw' or 'muon'
+  learning_rate: float = 1e-3  # peak
+  muon_scale: float = 10.0  # Muon's rate as a multiple of learning_rate
+  b1: float = 0.9
+  b2: float = 0.999
+  eps: float = 1e-8
+  weight_decay: float = 0.01  # on matrices
+  warmup: float = 0.01  # share of the steps
+  schedule: str = 'linear'  # 'linear' (to zero) or 'constant'
+  clip: float = 0.0  # global gradient norm; 0: no clipping
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalConfig:
+  """How much is evaluated, and when."""
+
+  examples: int = 2_000  # of each split at the end
+  cell_examples: int = 500  # of each further test cell at the end
+  loop_examples: int = 256  # of dev and seen during training
+  outputs: int = 200  # of each split decoded freely at the end, for the anatomy
+  loop_points: int = 8  # evaluations during training, log-spaced
+  batch_size: int = 512
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepConfig:
+  """The members: variants x counts x no-op shares x rates x seeds, and references."""
+
+  counts: tuple[int, ...] = (1_000,)  # numbers of instructions, I
+  seeds: str = '1'  # '3': three of (rules, init, order) at once; '3x2': rules x rest
+  noop_shares: tuple[float, ...] = (0.0,)  # no-op inputs / all training inputs
+  learning_rates: tuple[float, ...] = ()  # empty: optim.learning_rate
+  # Each a list of settings such as 'task.alphabet=13,optim.name=adamw'; empty: one
+  # variant that changes nothing.
+  variants: tuple[str, ...] = ()
+  # of 'one', 'infinite_rules', 'infinite_inputs', 'masked', 'permuted'
+  references: tuple[str, ...] = ()
+  reference_count: int = 1_000  # I of the references that have one
+
+
+@dataclasses.dataclass(frozen=True)
+class StackConfig:
+  """How members share one program; 0 and 'auto' are filled in per platform."""
+
+  mode: str = 'auto'  # 'auto', 'map', 'vmap', 'serial' or 'measure'
+  members: int = 0  # members in one stack
+  member_devices: int = 0  # devices along the member axis
+  data_devices: int = 0  # devices along the batch axis
+  chunk: int = 0  # training steps in one dispatch
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+  """When a stack is saved."""
+
+  every: int = 400  # steps between saves
+  keep: int = 2  # newest saves that are kept
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+  """One run: everything that decides its numbers."""
+
+  name: str = 'run'  # the config file's name
+  size: str = 'cpu'
+  figure: str = 'imin'  # what the report draws, one of FIGURES
+  paper: str = ''  # the papers' result, in words, printed beside ours
+  seed: int = 0  # added to every seed of the sweep
+  task: Any = RewriteSettings()  # the settings of the task that `task.name` names
+  rules: RulesConfig = RulesConfig()
+  data: DataConfig = DataConfig()
+  model: ModelConfig = ModelConfig()
+  optim: OptimConfig = OptimConfig()
+  eval: EvalConfig = EvalConfig()
+  sweep: SweepConfig = SweepConfig()
+  stack: StackConfig = StackConfig()
+  checkpoint: CheckpointConfig = CheckpointConfig()
+
+
+REFERENCES = ('one', 'infinite_rules', 'infinite_inputs', 'masked', 'permuted')
+FIGURES = (
+  *('imin', 'noop', 'longtail', 'occurrences', 'semantics', 'lengths', 'tradeoff'),
+  *('alphabet', 'sensitivity', 'cipher', 'algebra', 'markov'),
+)
+# Settings that a later call in the same workdir may change: more of these extend
+# the run, and the stack's shape never changes a member's data.
+EXTENDABLE = ('sweep.counts', 'sweep.seeds')
