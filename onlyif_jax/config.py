@@ -150,14 +150,15 @@ def freeze(config) -> RunConfig:
 
 def variant(c: RunConfig, text: str) -> RunConfig:
   """The config with a variant's settings, 'task.alphabet=13,optim.name=muon'."""
+  changes: dict[str, dict[str, Any]] = {}
   for field, value in parse_variant(c, text).items():
     section, _, name = field.partition('.')
-    try:
-      part = dataclasses.replace(getattr(c, section), **{name: value})
-    except ValueError as e:
-      raise ConfigError(f'sweep.variants, {text!r}: {e}') from None
-    c = dataclasses.replace(c, **{section: part})
-  return c
+    changes.setdefault(section, {})[name] = value
+  try:
+    parts = {k: dataclasses.replace(getattr(c, k), **v) for k, v in changes.items()}
+  except ValueError as e:
+    raise ConfigError(f'sweep.variants, {text!r}: {e}') from None
+  return dataclasses.replace(c, **parts)
 
 
 def parse_variant(c: RunConfig, text: str) -> dict[str, Any]:

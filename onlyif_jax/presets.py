@@ -1,6 +1,6 @@
 """Settings that several config files share: two cores, and the papers' own."""
 
-from onlyif_jax.config import REFERENCES
+from onlyif_jax.config import REFERENCES, ConfigError
 
 
 def two_cores(c) -> None:
@@ -33,3 +33,12 @@ def papers(c) -> None:
   c.eval.loop_examples = 2_000
   c.checkpoint.every = 5_000
   c.sweep.references = REFERENCES
+
+
+def choose(name: str, given: str | None, options: tuple[str, ...]) -> str:
+  """An argument that is one of a few words; the first is its default."""
+  if given is None:
+    return options[0]
+  if given not in options:
+    raise ConfigError(f'{name}={given!r} is not one of {", ".join(options)}')
+  return given

@@ -4,12 +4,12 @@ import csv
 import dataclasses
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from onlyif_jax.analysis.transition import Point, Transition, checked, fit_transition
-from onlyif_jax.config import ConfigError, RunConfig, freeze
+from onlyif_jax.config import ConfigError, RunConfig, freeze, swept
 from onlyif_jax.workdir import Workdir
 
 FITTED = 0.95  # seen exact match of a member that has learned its own rules
@@ -34,17 +34,21 @@ class Row:
   slice: str = 'all'
   rule_se: float = math.nan
   step: int = -1  # -1: the final evaluation
+  rules_met: int = 0  # rules with at least one training example
+  variant: str = ''  # one of sweep.variants
+  swept: Mapping[str, str] = dataclasses.field(default_factory=dict)  # field -> value
 
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-  """Unseen exact match over I, of one no-op share, learning rate and slice."""
+  """Unseen exact match over I, of one variant, no-op share, rate and slice."""
 
   name: str
   noop_share: float
   learning_rate: float
   slice: str
   rows: tuple[Row, ...]
+  variant: str = ''
 
   def points(self) -> list[Point]:
     """What `fit_transition` takes."""
@@ -114,19 +118,19 @@ def load(workdir: Path | str) -> Analysis:
   if not workdir.is_dir():
     raise ConfigError(f'--workdir={workdir}: there is no such directory')
   config = freeze(_read_json(workdir / 'config.json'))
-  rows = _read_rows(workdir, 'results.csv')
+  rows = _read_rows(workdir, 'results.csv', swept(config))
   if not rows:
     raise ConfigError(
       f'{workdir / "results.csv"} has no results yet; run onlyif_jax.main first'
     )
   provenance = workdir / 'provenance.json'
-  curves = _curves(rows, config.figure)
+  curves = _curves(rows, config)
   return Analysis(
     workdir=workdir,
     config=config,
     provenance=_read_json(provenance) if provenance.exists() else {},
     rows=rows,
-    dynamics=_read_rows(workdir, 'dynamics.csv'),
+    dynamics=_read_rows(workdir, 'dynamics.csv', swept(config)),
     curves=curves,
     fits={c.name: fit_transition(c.points()) for c in curves},
   )
@@ -237,18 +241,20 @@ def _describe(curve: Curve) -> dict[str, Any]:
     'metric': 'exact_match',
     'split': 'unseen',
     'slice': curve.slice,
+    'variant': curve.variant,
     'noop_share': curve.noop_share,
     'learning_rate': curve.learning_rate,
   }
 
 
-def _curves(rows: Iterable[Row], figure: str) -> tuple[Curve, ...]:
-  """The sweep's curves. Main: smallest no-op share and rate; has-op for 'noop'.
+def _curves(rows: Iterable[Row], config: RunConfig) -> tuple[Curve, ...]:
+  """The sweep's curves. Main: first variant, smallest share and rate; has-op inputs.
 
   Averaged over no-op and has-op inputs, accuracy starts at one half, so that the
   has-op half is what compares with a sweep without no-ops.
   """
-  first = ('noop=0', 'noop=1', 'all') if figure == 'noop' else ('all',)
+  noops = getattr(config.task, 'noops', False)
+  first = ('noop=0', 'noop=1', 'all') if noops else ('all',)
   wanted = [
     r
     for r in rows
@@ -258,14 +264,21 @@ def _curves(rows: Iterable[Row], figure: str) -> tuple[Curve, ...]:
   rates = sorted({r.learning_rate for r in wanted}) or [0.0]
   extra = sorted({r.slice for r in wanted if r.slice.startswith(('cell=', 'mix='))})
   out = []
-  for share in shares:
-    for rate in rates:
-      prefix = f'noop_share={share:g}/' if len(shares) > 1 else ''
-      prefix += f'learning_rate={rate:g}/' if len(rates) > 1 else ''
-      for name in (*first, *extra):
-        key = (share, rate, name)
-        held = (r for r in wanted if (r.noop_share, r.learning_rate, r.slice) == key)
-        out.append(Curve(f'{prefix}unseen/{name}', *key, rows=tuple(held)))
+  for variant in config.sweep.variants or ('',):
+    for share in shares:
+      for rate in rates:
+        prefix = f'{variant}/' if variant else ''
+        prefix += f'noop_share={share:g}/' if len(shares) > 1 else ''
+        prefix += f'learning_rate={rate:g}/' if len(rates) > 1 else ''
+        for name in (*first, *extra):
+          key = (share, rate, name)
+          held = (
+            r
+            for r in wanted
+            if (r.noop_share, r.learning_rate, r.slice) == key and r.variant == variant
+          )
+          curve = Curve(f'{prefix}unseen/{name}', *key, tuple(held), variant)
+          out.append(curve)
   return tuple(c for n, c in enumerate(out) if c.rows or n == 0)
 
 
@@ -278,14 +291,15 @@ def _read_json(path: Path) -> dict[str, Any]:
     raise ConfigError(f'{path} cannot be read: {e}') from e
 
 
-def _read_rows(workdir: Path, name: str) -> tuple[Row, ...]:
-  """The rows of a table; none if it is absent."""
+def _read_rows(workdir: Path, name: str, varied: Sequence[str]) -> tuple[Row, ...]:
+  """The rows of a table; none if it is absent. varied: columns of `Row.swept`."""
   fields = {f.name: f.type for f in dataclasses.fields(Row)}
   out: list[Row] = []
   for line, values in enumerate(Workdir(workdir).read_csv(name), start=2):
     given = {k: v for k, v in values.items() if k in fields}
+    own = {k: values[k] for k in varied if k in values}
     try:
-      out.append(Row(**{k: _value(v, fields[k]) for k, v in given.items()}))
+      out.append(Row(**{k: _value(v, fields[k]) for k, v in given.items()}, swept=own))
     except (TypeError, ValueError) as e:
       raise ConfigError(f'{workdir / name}, line {line}: {e}') from e
   return tuple(out)
