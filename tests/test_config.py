@@ -1,6 +1,7 @@
 import dataclasses
 import importlib.util
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,11 @@ def changed(**fields):
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda p: p.name)
 def test_every_config_and_size_builds(path):
   module = load(path)
-  sizes = ('cpu', 'gpu30', 'full') if path.stem == 'imin' else ('cpu', 'full')
+  with pytest.raises(ConfigError, match='unknown size') as error:
+    module.get_config('?')
+  sizes = re.search('sizes: (.*)', str(error.value))[1].split(', ')
+  assert sizes[0] == 'cpu'
+  assert 'full' in sizes
   for size in sizes:
     run = freeze(module.get_config(size))
     built = experiment.build(run)
