@@ -175,13 +175,13 @@ def show_wrong(run: Run, one: Restored, evaluator: Evaluator, wrong: int, consol
       want, got = made.tokens_BL[b, prompt:], got_BL[b, prompt:]
       if left and not np.array_equal(want, got):
         left -= 1
-        _print_wrong(console, made.tokens_BL[b, :prompt], want, got)
+        shown = (made.tokens_BL[b, :prompt], want, got)
+        _print_wrong(console, *(tokens.show(ids, task.symbols) for ids in shown))
   if left:
     console.print(f'({wrong - left} wrong outputs among {config.examples})')
 
 
 def _print_wrong(console, prompt, want, got):
-  want, got = tokens.show(want), tokens.show(got)
   marked = ''.join(
     escape(g) if n < len(want) and g == want[n] else f'[bold red]{escape(g)}[/]'
     for n, g in enumerate(got)
@@ -190,7 +190,7 @@ def _print_wrong(console, prompt, want, got):
     ' ' if n < len(want) and n < len(got) and got[n] == want[n] else '^'
     for n in range(max(len(want), len(got)))
   )
-  console.print(f'  {escape(tokens.show(prompt))}', highlight=False)
+  console.print(f'  {escape(prompt)}', highlight=False)
   console.print(f'    expected  {escape(want)}', highlight=False)
   console.print(f'    output    {marked}', highlight=False)
   console.print(f'              {under}', highlight=False)

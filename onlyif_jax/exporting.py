@@ -32,7 +32,9 @@ def run_to_hf(workdir, out, member: str | None = None, step: int | None = None) 
   run = open_run(workdir)
   row = _choose([row for _, rows in run.stacks for row in rows], member)
   one = next(restore(run, (row.member,), step))
-  hf.save_gpt2(jax.device_get(one.params), run.experiment.model, out)
+  own = run.experiment.sibling(one.row)
+  params, symbols = jax.device_get(one.params), own.task.symbols
+  hf.save_gpt2(params, own.model, out, symbols=symbols)
   return Path(out)
 
 
@@ -120,10 +122,10 @@ def _examples(config: RunConfig, member: str | None):
 def _row(task, batch, b) -> dict:
   """One example of a batch on the host, as text and as token ids."""
   start, count = int(batch.answer_BA[b, 0]) + 1, int(batch.weights_BA[b].sum())
-  prompt = hf.to_text(batch.tokens_BL[b, :start])
+  prompt = hf.to_text(batch.tokens_BL[b, :start], task.symbols)
   fields = task.fields(batch.tokens_BL[b, :start])
   return {name: _letters(task, letters) for name, letters in fields.items()} | {
-    'output': hf.to_text(batch.tokens_BL[b, start : start + count - 1]),
+    'output': hf.to_text(batch.tokens_BL[b, start : start + count - 1], task.symbols),
     'prompt': prompt,
     'slices': {name: int(v[b]) for name, v in batch.slices.items()},
     'tokens': batch.tokens_BL[b].tolist(),

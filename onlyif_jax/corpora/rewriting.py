@@ -14,10 +14,9 @@ import tensorflow_datasets as tfds
 from onlyif_jax import corpora
 
 _IDS = ('tokens', 'answer_start', 'answer_length', 'slices')
-_TEXT = ('input', 'lhs', 'rhs', 'output', 'prompt')
 _DESCRIPTION = (
-  'Applying a rewrite rule given in the prompt: the leftmost lhs in the input is '
-  'replaced by rhs. The rules of different splits share no string. Examples are in '
+  'Following an instruction given in the prompt. The instructions of different '
+  'splits share nothing, as the certificate in the metadata says. Examples are in '
   'the order of their index.'
 )
 
@@ -27,7 +26,7 @@ class Rewriting(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   """Writes rows as they come; the i-th example of a split is its i-th row.
 
   rows: split -> rows, each with tokens, answer_start, answer_length, slices and
-  the texts input, lhs, rhs, output and prompt. metadata: anything JSON has, stored
+  texts: the prompt, its parts and the output. metadata: anything JSON has, stored
   with the set beside `sha256`, the hash of each split's rows.
   """
 
@@ -40,6 +39,7 @@ class Rewriting(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     split = next(iter(self._rows))
     self._first = next(self._rows[split])
     self._rows[split] = itertools.chain([self._first], self._rows[split])
+    self._texts = [k for k, v in self._first.items() if isinstance(v, str)]
     self._sha256: dict[str, str] = {}  # filled in as rows go by, stored after them
     self._metadata = metadata | {'sha256': self._sha256}
     super().__init__(data_dir=data_dir)
@@ -53,7 +53,7 @@ class Rewriting(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       'answer_start': number,
       'answer_length': number,
       'slices': dict.fromkeys(sorted(self._first['slices']), number),
-    } | {name: tfds.features.Text() for name in _TEXT}
+    } | {name: tfds.features.Text() for name in self._texts}
     return tfds.core.DatasetInfo(
       builder=self,
       description=_DESCRIPTION,
@@ -69,7 +69,7 @@ class Rewriting(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   def _generate_examples(self, split):
     digest = hashlib.sha256()
     for i, row in enumerate(self._rows[split]):
-      example = {name: row[name] for name in (*_IDS, *_TEXT)}
+      example = {name: row[name] for name in (*_IDS, *self._texts)}
       digest.update(json.dumps(example, sort_keys=True).encode() + b'\n')
       yield i, example
     self._sha256[split] = digest.hexdigest()

@@ -83,7 +83,9 @@ _SPECIAL = ('<pad>', '<eos>', '<sep>', '<mask>', '<reserved_4>', '<reserved_5>')
 _BUFFER = re.compile(r'transformer\.h\.\d+\.attn\.(bias|masked_bias)')
 
 
-def save_gpt2(params, config: GPT2Config, path, eos=tokens.EOS, pad=tokens.PAD):
+def save_gpt2(
+  params, config: GPT2Config, path, eos=tokens.EOS, pad=tokens.PAD, symbols=''
+):
   """Writes a directory that `transformers`' AutoModelForCausalLM loads.
 
   params: the pure tree of one model, float32. The directory appears whole or not
@@ -104,7 +106,7 @@ def save_gpt2(params, config: GPT2Config, path, eos=tokens.EOS, pad=tokens.PAD):
     'config.json': _json(attributes | ids | {'dtype': 'float32'}),
     'generation_config.json': _json({'do_sample': False} | ids),
     'model.safetensors': _safetensors(tensors),
-    **tokenizer_files(config.vocab_size, config.max_length),
+    **tokenizer_files(config.vocab_size, config.max_length, symbols),
   }
   with new_directory(Path(path)) as folder:
     for name, content in files.items():
@@ -135,17 +137,20 @@ def load_gpt2(path) -> tuple[GPT2Config, dict]:
   return config, unflatten_dict(tree)
 
 
-def to_text(ids) -> str:
-  """Token ids -> the text that the exported tokenizer maps to them."""
+def to_text(ids, symbols='') -> str:
+  """Token ids -> the text that the exported tokenizer maps to them.
+
+  symbols: the character of each letter where a task has its own.
+  """
   return ''.join(
-    _SPECIAL[n] if n < tokens.FIRST_LETTER else tokens.decode([n - tokens.FIRST_LETTER])
+    _SPECIAL[n] if n < tokens.FIRST_LETTER else tokens.character(n, symbols)
     for n in map(int, ids)
   )
 
 
-def tokenizer_files(vocab_size: int, max_length: int) -> dict[str, bytes]:
+def tokenizer_files(vocab_size: int, max_length: int, symbols='') -> dict[str, bytes]:
   """tokenizer.json and its config: one token per character, '<sep>' and the like."""
-  vocab = {to_text([n]): n for n in range(vocab_size)}
+  vocab = {to_text([n], symbols): n for n in range(vocab_size)}
   flags = {'single_word': False, 'lstrip': False, 'rstrip': False, 'normalized': False}
   added = [
     {'id': n, 'content': text, 'special': True} | flags

@@ -114,11 +114,15 @@ def decode(letters) -> str:
   )
 
 
-def show(tokens) -> str:
+def character(token: int, symbols: str = '') -> str:
+  """The character of a letter's id; symbols: those of a task that has its own."""
+  letter = token - FIRST_LETTER
+  return symbols[letter] if letter < len(symbols) else decode([letter])
+
+
+def show(tokens, symbols: str = '') -> str:
   """Token ids -> readable text; padding at the end is left out."""
   ids = [int(n) for n in tokens]
   while ids and ids[-1] == PAD:
     ids.pop()
-  return ''.join(
-    _NAMES[n] if n < FIRST_LETTER else decode([n - FIRST_LETTER]) for n in ids
-  )
+  return ''.join(_NAMES[n] if n < FIRST_LETTER else character(n, symbols) for n in ids)
