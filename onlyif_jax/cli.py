@@ -15,10 +15,13 @@ from onlyif_jax.config import ConfigError
 DEBUG = flags.DEFINE_bool('debug', False, 'Show tracebacks of user errors.')
 
 
-def run(main: Callable[[Sequence[str]], int | None], config: str = '') -> None:
+def run(
+  main: Callable[[Sequence[str]], int | None], config: str = '', words: int = 0
+) -> None:
   """Runs an entry point: user errors end in one line and exit code 2.
 
-  config: the file that --config stands for where it is not given.
+  config: the file that --config stands for where it is not given. words: how many
+  arguments without a flag it takes.
   """
 
   def parse(argv: Sequence[str]) -> list[str]:
@@ -33,8 +36,9 @@ def run(main: Callable[[Sequence[str]], int | None], config: str = '') -> None:
       if '--debug' in argv:
         traceback.print_exc()
       fail(_explain_setting(e, argv))
-    if len(rest) > 1:
-      fail(f'unknown argument {rest[1]!r}; settings are --config.KEY=VALUE')
+    if len(rest) > 1 + words:
+      wrong = rest[1 + words]
+      fail(f'unknown argument {wrong!r}; settings are --config.KEY=VALUE')
     return rest
 
   def guarded(argv: Sequence[str]) -> int | None:

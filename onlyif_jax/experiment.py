@@ -26,6 +26,9 @@ from onlyif_jax.tasks.rules import Part
 from onlyif_jax.training import ensemble, parallel
 from onlyif_jax.training.step import Trainer
 
+EXPLORE = 'explore'  # the reference of members that look for the step
+EXPLORE_SEED = 1_000  # added to their seeds, so that no reported member has one
+
 
 @dataclasses.dataclass(frozen=True)
 class Row:
@@ -216,9 +219,14 @@ def rows(config: RunConfig) -> list[Row]:
   """The members of a sweep: references last, in a fixed order."""
   s = config.sweep
   out, variants = [], s.variants or ('',)
+  swept = config
+  if s.adaptive_width:
+    out = _exploring(config, variants[0])
+    own = dataclasses.replace(s, counts=s.reported)
+    swept = dataclasses.replace(config, sweep=own)
   for pair in config_lib.parse_seeds(s.seeds):
     for variant in variants:
-      out += _rows_of(config, variant, pair)
+      out += _rows_of(swept, variant, pair)
   first = config.seed
   for name in s.references:
     count = 1 if name == 'one' else s.reference_count
@@ -227,6 +235,27 @@ def rows(config: RunConfig) -> list[Row]:
         _rows_of(config, variants[0], (0, 0))[0],
         **{'member': f'{name}-s0', 'reference': name, 'instructions': count},
         **{'seed': '0', 'rules_seed': first, 'init_seed': first, 'order_seed': first},
+      )
+    )
+  return out
+
+
+def _exploring(config: RunConfig, variant: str) -> list[Row]:
+  """The members of an adaptive sweep that look for the step, round by round."""
+  pattern = _rows_of(config, variant, (0, 0))[0]
+  rounds = [(0, count) for count in config.sweep.counts]
+  for text in config.sweep.explored:
+    number, _, count = text.partition(':')
+    rounds.append((int(number), int(count)))
+  out = []
+  for number, count in rounds:
+    seed = config.seed + EXPLORE_SEED + number
+    out.append(
+      dataclasses.replace(
+        pattern,
+        **{'member': f'I{count}-{EXPLORE}{number}', 'reference': EXPLORE},
+        **{'instructions': count, 'seed': str(EXPLORE_SEED + number)},
+        **{'rules_seed': seed, 'init_seed': seed, 'order_seed': seed},
       )
     )
   return out
@@ -273,16 +302,18 @@ def _check_capacity(made: Experiment):
   setting = made.task.setting(largest)
   capacity = space.capacity(Part.TRAIN, setting)
   if largest > capacity:
+    more = getattr(space, 'remedy', 'or widen what the task makes its rules of')
     raise ConfigError(
-      f'sweep.counts has {largest} instructions; {what} with '
-      f'rules.distinct={config.rules.distinct} has {capacity} training rules. '
-      'Lower the count, lengthen the patterns, or set rules.distinct=pairs'
+      f'sweep.counts has {largest} instructions; {what} has {capacity} training '
+      f'rules. Lower the count, {more}'
     )
   for part in (Part.DEV, Part.TEST):
-    if space.capacity(part) < 2:
+    held_out = space.capacity(part, setting)
+    if held_out < 2:
+      low = part.name.lower()
       raise ConfigError(
-        f'{what} leaves {space.capacity(part)} {part.name.lower()} rules; raise '
-        f'rules.{part.name.lower()}_fraction or lengthen the patterns'
+        f'{what} leaves {held_out} {low} rules; raise '
+        f'rules.{low}_fraction, or allow more rules'
       )
   positions = plan.steps * plan.batch_size
   endless = 'infinite_rules' in config.sweep.references

@@ -13,8 +13,8 @@ _CONFIG = config_flags.DEFINE_config_file(
 _TO = flags.DEFINE_enum(
   'to',
   None,
-  ['hf', 'jsonl', 'tfds'],
-  'hf: a Hugging Face model; jsonl, tfds: the examples.',
+  ['hf', 'jsonl', 'tfds', 'bundle'],
+  'hf: a Hugging Face model; jsonl, tfds: the examples; bundle: a run without weights.',
 )
 _OUT = flags.DEFINE_string('out', None, 'A new directory to write.')
 _MEMBER = flags.DEFINE_string('member', None, 'Which member; default: the only one.')
@@ -29,8 +29,16 @@ def main(argv) -> int:
       raise ConfigError(f'--{flag.name} is missing; see --help')
   if bool(_WORKDIR.value) == bool(_CONFIG.value):
     raise ConfigError('give one of --workdir=DIR and --config=FILE')
-  if _TO.value == 'hf' and not _WORKDIR.value:
-    raise ConfigError('--to=hf needs --workdir=DIR, a run with a checkpoint')
+  if _TO.value in ('hf', 'bundle') and not _WORKDIR.value:
+    raise ConfigError(f'--to={_TO.value} needs --workdir=DIR, a run')
+  if _TO.value == 'bundle':
+    from onlyif_jax.analysis import bundle
+
+    path, left = bundle.write(_WORKDIR.value, _OUT.value)
+    print(
+      f'written: {path}' + (f'; left out for size: {", ".join(left)}' if left else '')
+    )
+    return 0
   logging.set_verbosity(logging.WARNING)
   from onlyif_jax import evaluation, exporting, sweep  # JAX starts here
 

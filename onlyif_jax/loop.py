@@ -17,11 +17,14 @@ import numpy as np
 from tensorboardX import SummaryWriter
 
 from onlyif_jax.checkpoint import Checkpointer
+from onlyif_jax.evals.anatomy import Anatomist
 from onlyif_jax.evals.exact_match import Evaluator, eval_sets, plain_set
 from onlyif_jax.experiment import Experiment, Row
 from onlyif_jax.training.metrics import Tally
 from onlyif_jax.training.parallel import StackProgram
 from onlyif_jax.workdir import (
+  ANATOMY_COLUMNS,
+  CELL_COLUMNS,
   DYNAMICS_COLUMNS,
   RESULT_COLUMNS,
   TIMING_COLUMNS,
@@ -88,8 +91,10 @@ class StackRun:
     workdir: Workdir,
     on_chunk: Callable[[int, int, float, float, float | None], None],
     stop: StopSignal | None = None,
+    anatomist: Anatomist | None = None,
   ):
     self.experiment, self.program, self.evaluator = experiment, program, evaluator
+    self.anatomist = anatomist
     self.stack, self.workdir = stack, workdir
     self.on_chunk, self.stop = on_chunk, stop
     config = experiment.config
@@ -214,8 +219,7 @@ class StackRun:
       matches.append(line['dev/exact_match'])
     for line in table:
       del line['slice'], line['rule_se']
-    columns = self.workdir.columns(DYNAMICS_COLUMNS)
-    self.workdir.append_csv('dynamics.csv', columns, table)
+    self._table('dynamics.csv', DYNAMICS_COLUMNS, table)
     self._record(lines)
     self.dev_match = float(np.mean(matches)) if matches else None
     self._time('eval', step, time.perf_counter() - began)
@@ -231,12 +235,31 @@ class StackRun:
       for tally in own
       if row.member not in self.failed
     ]
-    columns = self.workdir.columns(RESULT_COLUMNS)
-    self.workdir.append_csv('results.csv', columns, table)
+    self._table('results.csv', RESULT_COLUMNS, table)
+    if self.anatomist is not None:
+      self._examine(self.anatomist, params, sets)
     good = [r.member for r in self.stack.rows if r.member not in self.failed]
     event = {'event': 'done', 'stack': self.stack.name, 'members': good}
     self.workdir.append_json('ledger.jsonl', event)
     self._time('final_eval', self.steps, time.perf_counter() - began)
+
+  def _examine(self, anatomist: Anatomist, params, sets):
+    """Writes what the members' freely decoded outputs look like."""
+    found = anatomist.examine(params, self.members, sets, self.prompts)
+    pairs = [
+      (row, one)
+      for row, one in zip(self.stack.rows, found, strict=False)
+      if row.member not in self.failed
+    ]
+    rows = [self.columns(row) | line for row, one in pairs for line in one.rows]
+    self._table('anatomy.csv', ANATOMY_COLUMNS, rows)
+    rows = [self.columns(row) | line for row, one in pairs for line in one.cells]
+    self._table('cells.csv', CELL_COLUMNS, rows)
+    wrong = [{'member': row.member} | line for row, one in pairs for line in one.wrong]
+    self.workdir.append_json('wrong.jsonl', *wrong)
+
+  def _table(self, name: str, columns: tuple[str, ...], rows: list[dict]):
+    self.workdir.append_csv(name, self.workdir.columns(columns), rows)
 
   def _cost(self):
     return {'tokens': self.experiment.tokens, 'flops': self.experiment.flops}

@@ -11,6 +11,9 @@ _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'FILE[:ARGS]; default: configs/imin.py. Example: FILE:cpu,seeds=2.'
 )
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Default: runs/<config>-<size>.')
+_SHARD = flags.DEFINE_string(
+  'shard', None, 'i/n: trains the i-th of n shares, for a job array; see report.'
+)
 _DRY_RUN = flags.DEFINE_bool(
   'dry_run', False, 'Predict cost and memory; leave nothing.'
 )
@@ -23,15 +26,18 @@ def main(argv) -> int:
   workdir = _WORKDIR.value or default_workdir(run_config)
   logging.set_verbosity(logging.WARNING)
   # JAX starts here, after the config is checked.
-  from onlyif_jax import dry_run, sweep
+  from onlyif_jax import dry_run, shards, sweep
   from onlyif_jax.workdir import Workdir
 
+  shard = shards.parse(_SHARD.value) if _SHARD.value else None
+  if shard is not None:
+    workdir = shards.place(workdir, shard)
   stored = None if _DRY_RUN.value else Workdir(workdir).config()
   sweep.claim_devices(stored or run_config)
   if _DRY_RUN.value:
     dry_run.show(run_config)
     return 0
-  return sweep.main(run_config, workdir)
+  return sweep.main(run_config, workdir, shard)
 
 
 def default_workdir(run_config: config.RunConfig) -> Path:

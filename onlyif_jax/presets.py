@@ -26,13 +26,18 @@ def papers(c) -> None:
   """
   c.task.x_min = c.task.x_max = c.task.y_min = c.task.y_max = 20
   c.task.input_length = 50
+  papers_model(c)
+  c.sweep.references = REFERENCES
+
+
+def papers_model(c) -> None:
+  """The papers' model and budget, whatever the task."""
   c.data.examples, c.data.epochs, c.data.batch_size = 1_000_000, 50.0, 512
   c.model.layers, c.model.width, c.model.heads = 6, 256, 4
   c.model.compute_dtype = 'bfloat16'
   c.eval.examples, c.eval.cell_examples, c.eval.batch_size = 100_000, 10_000, 2_000
   c.eval.loop_examples = 2_000
   c.checkpoint.every = 5_000
-  c.sweep.references = REFERENCES
 
 
 def choose(name: str, given: str | None, options: tuple[str, ...]) -> str:

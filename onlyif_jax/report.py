@@ -1,57 +1,71 @@
-"""Tables, figure and html page of finished runs: `python -m onlyif_jax.report`."""
+"""Tables, figure and html page of finished runs: `python -m onlyif_jax.report`.
 
+`--workdir=DIR` (again for more) or `--bundle=FILE`; `--compare A B` sets two runs
+beside each other.
+"""
+
+import contextlib
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
 
-from onlyif_jax import cli
-from onlyif_jax.analysis import figures, html, results, table
+from onlyif_jax import cli, shards
+from onlyif_jax.analysis import bundle, reporting, results
 from onlyif_jax.config import ConfigError
 
 _WORKDIR = flags.DEFINE_multi_string('workdir', [], 'A run; give it again for more.')
-_OUT = flags.DEFINE_string('out', None, 'Where to write; default: the first workdir.')
+_BUNDLE = flags.DEFINE_multi_string('bundle', [], 'A run that was exported as bundle.')
+_COMPARE = flags.DEFINE_multi_string('compare', [], 'Two runs: --compare A B.')
+_OUT = flags.DEFINE_string(
+  'out', None, 'Where to write; default: the first workdir, or beside the bundle.'
+)
 _ANONYMOUS = flags.DEFINE_bool(
   'anonymous', False, 'Leave out commit, command, user, host and paths.'
 )
 
 
 def main(argv) -> int:
-  """Analyses the workdirs again, prints their tables, writes the page and figures."""
+  """Analyses the runs again, prints their tables, writes the page and figures."""
   del argv
-  if not _WORKDIR.value:
+  places = [*_WORKDIR.value, *_COMPARE.value, *_BUNDLE.value]
+  if not places:
     raise ConfigError('--workdir is missing; give the directory of a run')
-  anonymous = _ANONYMOUS.value
-  runs = [results.load(workdir) for workdir in _WORKDIR.value]
-  out = Path(_OUT.value or _WORKDIR.value[0])
-  # With --out the workdirs stay as they are: they may be read-only or another's.
-  for run in runs:
-    table.show(run)
-    if not _OUT.value and len(runs) > 1:
-      results.write(run, run.workdir, anonymous=anonymous)
-  names = labels(runs, anonymous)
-  if len(runs) == 1:
-    results.write(runs[0], out, anonymous=anonymous)
-    figure = out / 'figure.png'
-  else:
-    out.mkdir(parents=True, exist_ok=True)
-    figure = out / 'joint.png'
-    figures.draw_joint(runs, names, figure)
-  page = out / 'report.html'
-  page.write_text(html.page(runs, names, anonymous=anonymous), encoding='utf-8')
-  print(f'figure: {figure}\nreport: {page}')
+  if _COMPARE.value and len(places) != 2:
+    raise ConfigError('--compare takes two runs: report --compare A B')
+  with contextlib.ExitStack() as stack:
+    folders = [Path(p) for p in (*_WORKDIR.value, *_COMPARE.value)]
+    folders += [stack.enter_context(bundle.opened(p)) for p in _BUNDLE.value]
+    runs = [results.load(shards.gather(folder)) for folder in folders]
+    anonymous = _ANONYMOUS.value
+    names = reporting.labels(runs, places, anonymous)
+    out = Path(_OUT.value) if _OUT.value else None
+    if _COMPARE.value:
+      reporting.side_by_side(runs, names, out, anonymous=anonymous)
+      return 0
+    # With --out the workdirs stay as they are: they may be read-only or another's.
+    own = not (out or _BUNDLE.value)
+    first = Path(places[0])
+    beside = first if own else first.with_name(f'{first.stem}-report')
+    reporting.report(runs, names, out or beside, also_own=own, anonymous=anonymous)
   return 0
 
 
-def labels(runs: Sequence[results.Analysis], anonymous: bool) -> list[str]:
-  """The runs' names, told apart by directory or, anonymously, by number."""
-  names = [run.label for run in runs]
-  if len(set(names)) == len(names):
-    return names
-  if anonymous:
-    return [f'{name} ({n})' for n, name in enumerate(names, start=1)]
-  return [f'{name} ({run.workdir})' for run, name in zip(runs, names, strict=True)]
+def spread_compare(argv: Sequence[str]) -> list[str]:
+  """'--compare A B' as two flags, since a flag takes one value."""
+  out, takes = [], False
+  for word in argv:
+    if word in ('--compare', '-compare'):
+      takes = True
+    elif takes and not word.startswith('-'):
+      out.append(f'--compare={word}')
+    else:
+      takes = False
+      out.append(word)
+  return out
 
 
 if __name__ == '__main__':
+  sys.argv[:] = spread_compare(sys.argv)
   cli.run(main)

@@ -6,6 +6,8 @@ choose a task with `base_config('cipher')`; a class outside the package is named
 """
 
 import dataclasses
+import hashlib
+from pathlib import Path
 from typing import Any
 
 
@@ -73,9 +75,40 @@ class OccurrencesSettings(RewriteSettings):
 
 @dataclasses.dataclass(frozen=True)
 class SemanticsSettings:
-  """Rewriting with patterns of constrained form."""
+  """Rewriting with patterns of constrained form (repeat, periodic, mirror)."""
 
   name: str = 'semantics'
+  alphabet: int = 26  # letters in use
+  pattern_length: int = 12  # letters of x and of y
+  input_length: int = 24  # letters of z, x included
+  classes: str = 'repeat+periodic+mirror'  # trained on, joined by +
+  k_min: int = 3  # trained on the divisors k of pattern_length from here
+  k_max: int = 12  # to here; tested on k < 3
+  order: str = 'xyz'  # prompt order: 'xyz' (instruction first) or 'zxy'
+
+  def __post_init__(self):
+    for field, low in (('alphabet', 2), ('pattern_length', 3), ('k_min', 3)):
+      value = getattr(self, field)
+      if value < low:
+        raise ValueError(f'task.{field}={value} is below {low}; give {low} or more')
+    if self.pattern_length > self.input_length:
+      raise ValueError(
+        f'task.pattern_length={self.pattern_length} does not fit into '
+        f'task.input_length={self.input_length}; make the input longer'
+      )
+    known, own = ('repeat', 'periodic', 'mirror'), self.classes.split('+')
+    if not set(own) <= set(known) or len(set(own)) < len(own):
+      raise ValueError(
+        f'task.classes={self.classes!r} is not some of {", ".join(known)}, joined by +'
+      )
+    within = range(self.k_min, min(self.k_max, self.pattern_length) + 1)
+    if all(self.pattern_length % k for k in within):
+      raise ValueError(
+        f'task.k_min={self.k_min} to task.k_max={self.k_max} holds no divisor of '
+        f'task.pattern_length={self.pattern_length}; widen the range'
+      )
+    if self.order not in ('xyz', 'zxy'):
+      raise ValueError(f"task.order={self.order!r} is not one of 'xyz', 'zxy'")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,10 +163,10 @@ class MarkovSettings:
   lhs_max: int = 2  # longest left-hand side
   rhs_min: int = 0  # shortest right-hand side; 0: deletions too
   rhs_max: int = 2  # longest right-hand side
-  stop_share: float = 0.25  # share of the rules that end the run
+  stop_share: float = 0.15  # share of the rules that end the run
   input_min: int = 4  # shortest input
   input_max: int = 8  # longest input
-  plants: int = 3  # left-hand sides put into an input: 0 to this many
+  plants: int = 5  # left-hand sides put into an input: 0 to this many
   text_length: int = 12  # longest string of a run
   steps: int = 12  # T: most rewrites of a run
   answer: str = 'final'  # 'step', 'final' or 'trace'
@@ -168,6 +201,43 @@ class MarkovSettings:
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class TableSettings:
+  """The user's own examples, from a file of JSON lines or CSV."""
+
+  name: str = 'table'
+  path: str = ''  # the file, .jsonl or .csv
+  sha256: str = ''  # of the file; filled in, so that a changed file is noticed
+  instruction: str = 'instruction'  # column of the instruction's id
+  prompt: str = 'prompt'  # column of what the model reads
+  input: str = ''  # column of the input where the prompt states the instruction alone
+  answer: str = 'answer'  # column of what the model must write
+  split: str = 'split'  # column with train, dev or test; '': cut by rules.*_fraction
+  prompt_max: int = 128  # most characters of a prompt
+  input_max: int = 128  # most characters of an input
+  answer_max: int = 64  # most characters of an answer
+  characters: str = ''  # characters in use; empty: those of the file
+  least_rows: int = 2  # fewest rows of an instruction that is trained on
+
+  def __post_init__(self):
+    for field, low in (('prompt_max', 1), ('answer_max', 1), ('least_rows', 2)):
+      value = getattr(self, field)
+      if value < low:
+        raise ValueError(f'task.{field}={value} is below {low}; give {low} or more')
+    if len(set(self.characters)) < len(self.characters):
+      raise ValueError(f'task.characters={self.characters!r} has a character twice')
+    if self.path and not self.sha256:
+      object.__setattr__(self, 'sha256', file_sha256(self.path))
+
+
+def file_sha256(path: str) -> str:
+  """The sha256 of a table; raises ValueError where it cannot be read."""
+  try:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+  except OSError as e:
+    raise ValueError(f'task.path={path} cannot be read: {e.strerror}') from None
+
+
 TASKS = {
   cls().name: cls
   for cls in (
@@ -177,6 +247,7 @@ TASKS = {
     CipherSettings,
     AlgebraSettings,
     MarkovSettings,
+    TableSettings,
   )
 }
 
@@ -256,6 +327,11 @@ class SweepConfig:
   # of 'one', 'infinite_rules', 'infinite_inputs', 'masked', 'permuted'
   references: tuple[str, ...] = ()
   reference_count: int = 1_000  # I of the references that have one
+  adaptive_width: float = 0.0  # decades of I_50's interval to reach; 0: not adaptive
+  adaptive_counts: int = 4  # counts placed in one round
+  adaptive_budget: int = 12  # most members added to the first round
+  explored: tuple[str, ...] = ()  # 'round:count', filled in by an adaptive run
+  reported: tuple[int, ...] = ()  # its final counts, filled in
 
 
 @dataclasses.dataclass(frozen=True)
@@ -304,4 +380,4 @@ FIGURES = (
 )
 # Settings that a later call in the same workdir may change: more of these extend
 # the run, and the stack's shape never changes a member's data.
-EXTENDABLE = ('sweep.counts', 'sweep.seeds')
+EXTENDABLE = ('sweep.counts', 'sweep.seeds', 'sweep.explored', 'sweep.reported')

@@ -3,15 +3,20 @@
 import dataclasses
 import os
 import resource
+import sys
 import time
+import types
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from onlyif_jax import adaptive
 from onlyif_jax import experiment as experiment_lib
 from onlyif_jax.analysis import results, table
 from onlyif_jax.config import ConfigError, RunConfig, StackConfig
+from onlyif_jax.evals.anatomy import Anatomist
 from onlyif_jax.experiment import Experiment, Row
 from onlyif_jax.loop import Stack, StackRun, StopSignal, done_members, failed_members
 from onlyif_jax.progress import Progress
@@ -24,6 +29,7 @@ from onlyif_jax.workdir import Workdir
 # Settings of a stack by platform and model size, filled in where the config says
 # 'auto' or 0, and stored with the run. On CPU a small member does not fill two
 # cores, so two members run side by side on two virtual devices.
+CHECKED = 2**17  # training rules that are compared for the reference I = infinity
 _SMALL = 128  # widest model that counts as small
 _TABLE = {
   ('cpu', True): StackConfig('map', 0, 2, 1, 100),
@@ -68,11 +74,13 @@ def resolve(config: RunConfig) -> RunConfig:
   return dataclasses.replace(config, stack=stack)
 
 
-def main(config: RunConfig, path: str | os.PathLike) -> int:
+def main(
+  config: RunConfig, path: str | os.PathLike, shard: tuple[int, int] | None = None
+) -> int:
   """Runs a sweep and prints its results; the exit code of the main command."""
   began = time.perf_counter()
   stop = StopSignal()
-  finished, failed, analysis = run(config, path, stop)
+  finished, failed, analysis = run(config, path, stop, shard)
   if not finished:
     print(f'stopped after a save; the same command goes on from there ({path})')
     return 128 + stop.number
@@ -89,46 +97,97 @@ def main(config: RunConfig, path: str | os.PathLike) -> int:
     f'took {(time.perf_counter() - began) / 60:.1f} min, '
     f'{(used.ru_utime + used.ru_stime) / 60:.1f} min of CPU time'
   )
-  print(f'next: python -m onlyif_jax.evaluate --workdir={path} --show=20')
+  if shard is None:
+    print(f'next: python -m onlyif_jax.evaluate --workdir={path} --show=20')
+  else:
+    whole = Path(path).parents[1]
+    print(f'after the other shards: python -m onlyif_jax.report --workdir={whole}')
   return 1 if failed else 0
 
 
-def run(config: RunConfig, path: str | os.PathLike, stop: StopSignal | None = None):
-  """Runs or resumes a sweep: (finished, failed members, analysis)."""
+def run(
+  config: RunConfig,
+  path: str | os.PathLike,
+  stop: StopSignal | None = None,
+  shard: tuple[int, int] | None = None,
+):
+  """Runs or resumes a sweep: (finished, failed members, analysis).
+
+  shard: (i, n) trains only every n-th stack, the i-th and so on, without an analysis;
+  path is then the shard's own directory, see `shards`.
+  """
   workdir = Workdir(path)
   workdir.adopt(config)
+  adaptive.check(config)
   stored = workdir.config()
+  if shard is not None:
+    _check_shard(config, stored, path)
   # The stored way of stacking goes on, and with it the order of the members.
-  config = extend(stored, config) if stored else resolve(config)
-  experiment = experiment_lib.build(config)
-  mesh = parallel.make_mesh(config.stack.member_devices, config.stack.data_devices)
+  more = extend(stored, config) if stored and shard is None else stored
+  more = more or resolve(config)
+  experiment_lib.build(more)
+  mesh = parallel.make_mesh(more.stack.member_devices, more.stack.data_devices)
   workdir.create()  # what the config alone decides is checked by now
-  rows = experiment_lib.rows(config)
-  done = done_members(workdir)
-  if all(row.member in done for row in rows):
+  idle, made, rows = True, {}, []
+  while more is not None:
+    config, experiment = more, experiment_lib.build(more)
+    rows = _share(experiment, shard)
+    done = done_members(workdir)
+    if any(row.member not in done for row in rows):
+      if idle:
+        _write_provenance(workdir, experiment)
+        config = _measured(config, experiment)
+        experiment, idle = experiment_lib.build(config), False
+      _certify(workdir, experiment)
+      workdir.write_json('config.json', dataclasses.asdict(config))
+      if not _train(workdir, experiment, rows, mesh, stop, made):
+        return False, failed_members(workdir), None
+    more = adaptive.extended(workdir, config)
+  if idle:
     print(f'already done: the results of all {len(rows)} members in {path}')
-  else:
-    _write_provenance(workdir, experiment)
-    config, experiment = _measured(config, experiment)
-    _certify(workdir, experiment)
-    workdir.write_json('config.json', dataclasses.asdict(config))
-    if not _train(workdir, experiment, mesh, stop):
-      return False, failed_members(workdir), None
   failed = failed_members(workdir)
-  some = any(row.member not in failed for row in rows)
+  some = shard is None and any(row.member not in failed for row in rows)
   return True, failed, results.analyse(Path(path)) if some else None
 
 
-def _train(workdir: Workdir, experiment: Experiment, mesh, stop) -> bool:
-  """Trains every stack that is not done; False where a signal stopped it."""
+def _check_shard(config: RunConfig, stored: RunConfig | None, path) -> None:
+  """Refuses what would give a row to another shard than before."""
+  if config.sweep.adaptive_width:
+    raise ConfigError('--shard: an adaptive sweep cannot be split, its rounds follow')
+  now = (set(config.sweep.counts), config.sweep.seeds)
+  if stored and now != (set(stored.sweep.counts), stored.sweep.seeds):
+    raise ConfigError(
+      f'{path} is a shard of other sweep.counts or sweep.seeds; a sweep in shards '
+      'cannot be extended: give another --workdir'
+    )
+
+
+def _share(experiment: Experiment, shard: tuple[int, int] | None) -> list[Row]:
+  """The rows of a shard: every n-th stack as one run would make them."""
+  rows = experiment_lib.rows(experiment.run)
+  if shard is None:
+    return rows
+  stacks = _grouped(rows, experiment.run.stack.members, experiment)
+  i, n = shard
+  if n > len(stacks):
+    raise ConfigError(f'--shard={i}/{n}: the sweep has {len(stacks)} stacks; lower {n}')
+  return [row for stack in stacks[i - 1 :: n] for row in stack]
+
+
+def _train(
+  workdir: Workdir, experiment: Experiment, rows: list[Row], mesh, stop, made: dict
+) -> bool:
+  """Trains every stack of the rows that is not done; False where a signal stopped it.
+
+  made: programs by what they are compiled from, for the next call.
+  """
   run, plan = experiment.run, experiment.data.plan
-  rows, done = experiment_lib.rows(run), done_members(workdir)
+  done = done_members(workdir)
   left = [
     stack
     for stack in plan_stacks(workdir, rows, run.stack.members, experiment)
     if any(row.member not in done for row in stack.rows)
   ]
-  made: dict = {}  # programs by what they are compiled from
   with Progress(len(rows), plan.steps, plan.batch_size) as progress:
     progress.rows_done = sum(row.member in done for row in rows)
     for stack in left:
@@ -137,14 +196,23 @@ def _train(workdir: Workdir, experiment: Experiment, mesh, stop) -> bool:
       own = experiment.sibling(stack.rows[0])
       if own.trainer not in made:
         # Those of an earlier group of variants are not needed again.
-        made = {own.trainer: (own.program(mesh, run.stack.mode), own.evaluator(mesh))}
-      program, evaluator = made[own.trainer]
+        made.clear()
+        made[own.trainer] = _programs(own, mesh, run)
+      program, evaluator, anatomist = made[own.trainer]
       plan = own.data.plan
       on_chunk = progress.stack(len(stack.rows), plan.steps, plan.batch_size)
-      one = StackRun(own, program, evaluator, stack, workdir, on_chunk, stop)
+      one = StackRun(own, program, evaluator, stack, workdir, on_chunk, stop, anatomist)
       if not one.run():
         return False
   return True
+
+
+def _programs(experiment: Experiment, mesh, run: RunConfig):
+  """What a group of stacks shares: training, evaluation and anatomy."""
+  evaluator = experiment.evaluator(mesh)
+  count = run.eval.outputs
+  anatomist = Anatomist(evaluator, count) if count else None
+  return experiment.program(mesh, run.stack.mode), evaluator, anatomist
 
 
 def extend(stored: RunConfig, new: RunConfig) -> RunConfig:
@@ -181,19 +249,26 @@ def plan_stacks(
       planned |= set(event['members'])
       if own:
         stacks.append(Stack(event['stack'], own, width))
+  left = [row for row in rows if row.member not in planned]
+  for own in _grouped(left, width, experiment):
+    stack = Stack(f'{len(stacks):03d}', own, width)
+    members = [row.member for row in own]
+    event = {'event': 'planned', 'stack': stack.name, 'members': members}
+    workdir.append_json('ledger.jsonl', event)
+    stacks.append(stack)
+  return stacks
+
+
+def _grouped(rows: list[Row], width: int, experiment: Experiment):
+  """Rows that share a program, `width` at a time, in order."""
   groups: dict = {}
   for row in rows:
-    if row.member not in planned:
-      groups.setdefault(experiment.sibling(row).trainer, []).append(row)
-  for left in groups.values():
-    for start in range(0, len(left), width):
-      own = tuple(left[start : start + width])
-      stack = Stack(f'{len(stacks):03d}', own, width)
-      members = [row.member for row in own]
-      event = {'event': 'planned', 'stack': stack.name, 'members': members}
-      workdir.append_json('ledger.jsonl', event)
-      stacks.append(stack)
-  return stacks
+    groups.setdefault(experiment.sibling(row).trainer, []).append(row)
+  return [
+    tuple(own[start : start + width])
+    for own in groups.values()
+    for start in range(0, len(own), width)
+  ]
 
 
 def _write_provenance(workdir: Workdir, experiment: Experiment) -> None:
@@ -220,9 +295,10 @@ def certificates(experiment: Experiment) -> list[dict]:
     own = experiment.sibling(row)
     count = row.instructions
     if 'infinite_rules' in own.config.sweep.references:
-      count = own.data.rules.capacity()  # it meets every training string
+      # It may meet every training rule; of very many the first are checked.
+      count = max(count, min(own.data.rules.capacity(), CHECKED))
     # Variants with the same rules share a proof, of the largest number of them.
-    key = (row.rules_seed, own.data.rules, own.data.task)
+    key = (row.rules_seed, own.data.rules)
     setting = own.task.setting(count)
     key += tuple((name, value.tobytes()) for name, value in setting.items())
     if key not in groups or groups[key][1] < count:
@@ -246,10 +322,10 @@ def _certify(workdir: Workdir, experiment: Experiment) -> None:
       raise ConfigError(f'the split does not hold ({"; ".join(wrong)}); see {path}')
 
 
-def _measured(config: RunConfig, experiment: Experiment):
+def _measured(config: RunConfig, experiment: Experiment) -> RunConfig:
   """With stack.mode=measure: times the modes on a few steps and takes the best."""
   if config.stack.mode != 'measure':
-    return config, experiment
+    return config
   mesh = parallel.make_mesh(config.stack.member_devices, config.stack.data_devices)
   rows = experiment_lib.rows(config)
   rows = (rows * config.stack.members)[: config.stack.members]
@@ -265,5 +341,16 @@ def _measured(config: RunConfig, experiment: Experiment):
       seconds[mode] = time.perf_counter() - began
   best = min(seconds, key=lambda mode: seconds[mode])
   stack = dataclasses.replace(config.stack, mode=best)
-  config = dataclasses.replace(config, stack=stack)
-  return config, dataclasses.replace(experiment, config=config)
+  return dataclasses.replace(config, stack=stack)
+
+
+class _CallableModule(types.ModuleType):
+  """Lets `onlyif_jax.sweep(config)` stand for `api.sweep`: the name is this module's."""
+
+  def __call__(self, config: Any, workdir: str | os.PathLike | None = None):
+    from onlyif_jax import api  # it needs this module
+
+    return api.sweep(config, workdir)
+
+
+sys.modules[__name__].__class__ = _CallableModule

@@ -37,6 +37,17 @@ DYNAMICS_COLUMNS = (
   *MEMBER_COLUMNS,
   *('step', 'split', 'metric', 'sum', 'count', 'value'),
 )
+ANATOMY_COLUMNS = (*MEMBER_COLUMNS, 'split', 'class', 'count', 'examples')
+CELL_COLUMNS = (
+  *MEMBER_COLUMNS,
+  *('rule', 'input', 'split', 'examples', 'right', 'why_not'),
+)
+_TABLES = {
+  'results.csv': RESULT_COLUMNS,
+  'dynamics.csv': DYNAMICS_COLUMNS,
+  'anatomy.csv': ANATOMY_COLUMNS,
+  'cells.csv': CELL_COLUMNS,
+}
 TIMING_COLUMNS = ('stack', 'what', 'step', 'seconds', 'examples_per_s')
 
 
@@ -150,14 +161,14 @@ class Workdir:
         return True
       return int(row.get('step') or 2**60) <= restored.get(row['member'], 0)
 
-    for name in ('results.csv', 'dynamics.csv'):
+    for name, columns in _TABLES.items():
       if self.file(name).exists():
-        columns = RESULT_COLUMNS if name == 'results.csv' else DYNAMICS_COLUMNS
         rows = [row for row in self.read_csv(name) if keep(row)]
         self.write_text(name, _table(self.columns(columns), rows, header=True))
-    if self.file('metrics.jsonl').exists():
-      rows = [row for row in self.read_json_lines('metrics.jsonl') if keep(row)]
-      self.write_text('metrics.jsonl', ''.join(json.dumps(r) + '\n' for r in rows))
+    for name in ('metrics.jsonl', 'wrong.jsonl'):
+      if self.file(name).exists():
+        rows = [row for row in self.read_json_lines(name) if keep(row)]
+        self.write_text(name, ''.join(json.dumps(r) + '\n' for r in rows))
 
   def ledger(self) -> list[dict]:
     """The events so far: which members were planned, are done or failed."""

@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1] / 'onlyif_jax'
 # Entry points come last and are imported by nothing.
 LAYERS = [
-  ['settings', 'config', 'presets', 'keys', 'workdir', 'provenance'],
+  ['settings', 'config', 'presets', 'keys', 'workdir', 'shards', 'provenance'],
   ['tasks', 'corpora'],
   ['data'],
   ['models'],
@@ -18,9 +18,9 @@ LAYERS = [
   ['experiment'],
   ['progress', 'loop', 'evaluation'],
   ['analysis'],
-  ['sweep', 'exporting', 'dry_run'],
+  ['adaptive', 'sweep', 'api', 'exporting', 'dry_run', 'subject', 'checking'],
   ['cli'],
-  ['main', 'evaluate', 'report', 'fit', 'export'],
+  ['main', 'evaluate', 'report', 'fit', 'export', 'check'],
 ]
 LEVEL = {name: n for n, names in enumerate(LAYERS) for name in names}
 FILES = [p for p in sorted(ROOT.rglob('*.py')) if p.name != '__init__.py']

@@ -198,7 +198,11 @@ def test_report_of_several_runs_elsewhere_and_anonymous(tmp_path):
   before = [sorted(p.iterdir()) for p in paths]
   done = report(*(f'--workdir={p}' for p in paths), f'--out={out}', '--anonymous')
   assert done.returncode == 0, done.stderr
-  assert {p.name for p in out.iterdir()} == {'joint.png', 'report.html'}
+  assert {p.name for p in out.iterdir()} == {
+    'joint.png',
+    'report.html',
+    'scoreboard.json',
+  }
   assert [sorted(p.iterdir()) for p in paths] == before
   page = (out / 'report.html').read_text()
   for anonymous in (True, False):

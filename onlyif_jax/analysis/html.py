@@ -7,60 +7,88 @@ import shlex
 from collections.abc import Sequence
 
 from onlyif_jax import config as config_lib
-from onlyif_jax.analysis import figures, table
+from onlyif_jax.analysis import (
+  figures,
+  html_board,
+  html_errors,
+  results,
+  scoreboard,
+  table,
+  targets,
+)
+from onlyif_jax.analysis.html_style import STYLE
 from onlyif_jax.analysis.results import Analysis
 
-QUESTION = (
-  'With a fixed budget of N = I x S examples, how many different instructions I '
-  'does a model need before it follows instructions that it never saw?'
-)
 # What an anonymous page may say of provenance.json; the rest names people or places.
 PUBLIC = ('versions', 'parameters', 'devices', 'python', 'cores', 'machine')
-_STYLE = """
-body { font: 16px/1.5 sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
-table { border-collapse: collapse; margin: 1rem 0; font-size: 14px }
-th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid #ccc }
-th:first-child, td:first-child { text-align: left }
-img { max-width: 100% } pre { overflow-x: auto; background: #f4f4f4; padding: .5rem }
-"""
 
 
 def page(
-  runs: Sequence[Analysis], labels: Sequence[str], *, anonymous: bool = False
+  runs: Sequence[Analysis],
+  labels: Sequence[str],
+  *,
+  anonymous: bool = False,
+  comparison: Sequence[table.Grid] = (),
 ) -> str:
-  """The page's html; anonymous leaves out commit, user, host, paths and command."""
-  body = [f'<h1>{_text(", ".join(labels))}</h1>', f'<p>{_text(QUESTION)}</p>']
+  """The page's html; anonymous leaves out commit, user, host, paths and command.
+
+  comparison: tables that compare the runs, shown before everything else.
+  """
+  board = scoreboard.judge(runs, labels)
+  title = ', '.join(labels)
+  body = [f'<h1>{_text(title)}</h1>', f'<p class="coverage">{_text(board.text())}</p>']
+  body += [_grid(grid) for grid in comparison]
   if len(runs) > 1:
     file = io.BytesIO()
     figures.draw_joint(runs, labels, file)
     body.append(_image(file, 'main curve of every run'))
   for run, label in zip(runs, labels, strict=True):
-    body += _section(run, label, anonymous)
+    body += _section(run, label if len(runs) > 1 else '', anonymous)
+  body += html_board.scoreboard(board, [run.config.name for run in runs])
+  body.append('<h2>Provenance</h2>')
+  for run, label in zip(runs, labels, strict=True):
+    body += _provenance(run, label if len(runs) > 1 else '', anonymous)
   return (
     '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-    f'<title>{_text(", ".join(labels))}</title><style>{_STYLE}</style></head>\n'
+    '<meta name="viewport" content="width=device-width, initial-scale=1">'
+    f'<title>{_text(title)}</title><style>{STYLE}</style></head>\n'
     f'<body>{chr(10).join(body)}</body></html>\n'
   )
 
 
 def _section(run: Analysis, label: str, anonymous: bool) -> list[str]:
+  """Question, settings, figure, tables and mistakes of a run."""
   file = io.BytesIO()
   figures.draw(run, file, anonymous=anonymous)
-  out = [f'<h2>{_text(label)}</h2>', _image(file, f'figure of {label}')]
+  out = [f'<h2>{_text(label)}</h2>'] if label else []
+  out.append(f'<p class="lead">{_text(targets.question(run.config.name))}</p>')
+  facts = results.settings(run, anonymous=anonymous)
+  out.append(f'<p class="soft">{_text(" · ".join(facts))}</p>')
+  out.append(_details('Settings', config_lib.flatten(run.config)))
+  out.append(_image(file, f'figure of {label or run.label}'))
   out += [_grid(grid) for grid in table.grids(run)]
   out += [f'<p>{_text(note)}</p>' for note in table.notes(run)]
-  out.append(_grid(_fitted(run)))
-  command = run.provenance.get('command')
-  if command and not anonymous:
-    text = command if isinstance(command, str) else shlex.join(command)
-    out.append(f'<h3>Command</h3><pre>{_text(text)}</pre>')
+  if run.main.fits:
+    out.append(_grid(_fitted(run)))
+  return [*out, *html_errors.anatomy(run), *html_errors.wrong(run)]
+
+
+def _provenance(run: Analysis, label: str, anonymous: bool) -> list[str]:
   known = {
     name: value
     for name, value in run.provenance.items()
     if name != 'command' and (name in PUBLIC or not anonymous)
   }
-  out.append(_details('Provenance', config_lib.flatten(known)))
-  return [*out, _details('Settings', config_lib.flatten(run.config))]
+  title = (
+    f'Versions, devices and code of {label}' if label else 'Versions, devices, code'
+  )
+  out = [_details(title, config_lib.flatten(known))]
+  command = run.provenance.get('command')
+  if command and not anonymous:
+    text = command if isinstance(command, str) else shlex.join(command)
+    out.append(f'<h3>Command{f" of {_text(label)}" if label else ""}</h3>')
+    out.append(f'<pre>{_text(text)}</pre>')
+  return out
 
 
 def _fitted(run: Analysis) -> table.Grid:
@@ -96,13 +124,14 @@ def _grid(grid: table.Grid) -> str:
     for row in grid.rows
   )
   return (
-    f'<h3>{_text(grid.title)}</h3><table><tr>{head}</tr>\n{chr(10).join(rows)}</table>'
+    f'<h3>{_text(grid.title)}</h3><div class="scroll"><table><tr>{head}</tr>\n'
+    f'{chr(10).join(rows)}</table></div>'
   )
 
 
 def _details(title: str, values: dict) -> str:
   text = '\n'.join(f'{name}: {value}' for name, value in values.items())
-  return f'<details><summary>{title}</summary><pre>{_text(text)}</pre></details>'
+  return f'<details><summary>{_text(title)}</summary><pre>{_text(text)}</pre></details>'
 
 
 def _image(file: io.BytesIO, alt: str) -> str:

@@ -99,14 +99,22 @@ class Analysis:
     """Reference -> unseen exact match, the mean over its members."""
     found: dict[str, list[float]] = {}
     for row in self.values('unseen').values():
-      if row.reference:
+      if row.reference not in ('', 'explore'):  # these look for the step
         found.setdefault(row.reference, []).append(row.value)
     return {name: sum(v) / len(v) for name, v in found.items()}
 
   def to_json(self) -> dict[str, Any]:
     """The content of transition.json."""
+    from onlyif_jax.analysis import diversity, sweetspot  # they read these classes
+
     every = {c.name: _describe(c) | self.fits[c.name].to_json() for c in self.curves}
-    return every[self.curves[0].name] | {'curves': every}
+    out = every[self.curves[0].name] | {'curves': every}
+    if found := diversity.one_curve(self):
+      out['one_curve'] = found
+    if spots := sweetspot.best_shares(self):
+      names = {key: f'{key[0]} in-domain + {key[1]} others' for key in spots}
+      out['best_shares'] = {names[k]: dataclasses.asdict(v) for k, v in spots.items()}
+    return out
 
 
 def load(workdir: Path | str) -> Analysis:
@@ -241,10 +249,9 @@ def _describe(curve: Curve) -> dict[str, Any]:
     'metric': 'exact_match',
     'split': 'unseen',
     'slice': curve.slice,
-    'variant': curve.variant,
     'noop_share': curve.noop_share,
     'learning_rate': curve.learning_rate,
-  }
+  } | ({'variant': curve.variant} if curve.variant else {})
 
 
 def _curves(rows: Iterable[Row], config: RunConfig) -> tuple[Curve, ...]:

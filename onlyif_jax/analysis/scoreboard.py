@@ -1,22 +1,137 @@
-"""The papers' numbers beside ours: reads targets.yaml, prints nothing itself."""
+"""The papers' numbers and claims beside ours: every target, its verdict, the coverage."""
 
-import functools
-import importlib.resources
+import collections
+import dataclasses
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-import yaml
-
+from onlyif_jax.analysis import targets, verdict
 from onlyif_jax.analysis.results import Analysis
+from onlyif_jax.analysis.targets import Target
 from onlyif_jax.analysis.transition import Estimate, Transition
+from onlyif_jax.analysis.verdict import NOT_RUN, Verdict
 
 OWN_SIZE = 'at its own size'  # ours is an analogue: sizes and budgets differ
 
 
-@functools.cache
+@dataclasses.dataclass(frozen=True)
+class Line:
+  """One target with what each run of its experiment says: (run's label, verdict)."""
+
+  target: Target
+  results: tuple[tuple[str, Verdict], ...]
+
+  @property
+  def at_papers_size(self) -> bool:
+    """Whether a run of the papers' size has this row's members."""
+    ran = [v for _, v in self.results if v.state != NOT_RUN and not v.analogue]
+    return bool(ran) and not self.target.arithmetic
+
+  @property
+  def best(self) -> Verdict:
+    """The verdict to show: of the papers' size, else of an analogue, else not run."""
+    ran = [v for _, v in self.results if v.state != NOT_RUN]
+    ran.sort(key=lambda v: bool(v.analogue))
+    every = (*ran, *(v for _, v in self.results), Verdict(NOT_RUN))
+    return every[0]
+
+  def to_json(self) -> dict[str, Any]:
+    """Plain values, the verdict first."""
+    t, v = self.target, self.best
+    return {
+      'id': t.id,
+      'verdict': v.state,
+      'label': v.label,
+      'at_papers_size': self.at_papers_size,
+      'experiment': t.experiment,
+      'paper': t.paper,
+      'figure': t.figure,
+      'kind': t.kind,
+      'state': targets.STATES[t.state],
+      'text': t.text,
+      'where': {**t.where} if not (t.gain or t.unplaced or t.arithmetic) else None,
+      'papers_value': t.printed or None,
+      'papers_n': t.n,
+      'predicate': {**t.predicate} or None,
+      'ours': v.ours or None,
+      'reason': v.reason or None,
+      'caveats': list(t.caveats),
+      'runs': {label: dataclasses.asdict(v) for label, v in self.results},
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Scoreboard:
+  """All targets with the verdicts of some runs."""
+
+  lines: tuple[Line, ...]
+
+  @property
+  def coverage(self) -> tuple[int, int]:
+    """(rows run at the papers' size, all rows); arithmetic needs no run."""
+    rows = [line for line in self.lines if not line.target.arithmetic]
+    return sum(line.at_papers_size for line in rows), len(rows)
+
+  def text(self) -> str:
+    """The coverage in words, with what the verdicts are."""
+    ran, rows = self.coverage
+    analogues = collections.Counter(
+      line.best.state for line in self.lines if line.best.analogue
+    )
+    out = f"Coverage: {ran} of {rows} of the papers' rows run at the papers' size"
+    if analogues:
+      parts = (f'{n} {state}' for state, n in sorted(analogues.items()))
+      out += f'; as analogues of another size: {", ".join(parts)}'
+    return f'{out}.'
+
+  def of(self, experiments: Iterable[str]) -> list[Line]:
+    """The lines of some experiments, in the file's order."""
+    wanted = set(experiments)
+    return [line for line in self.lines if line.target.experiment in wanted]
+
+  def experiments(self) -> list[str]:
+    """The experiments in the file's order."""
+    return list(dict.fromkeys(line.target.experiment for line in self.lines))
+
+  def to_json(self) -> dict[str, Any]:
+    """The content of scoreboard.json, the coverage first."""
+    ran, rows = self.coverage
+    each = {}
+    for name in self.experiments():
+      own = [line for line in self.of([name]) if not line.target.arithmetic]
+      each[name] = {'run': sum(x.at_papers_size for x in own), 'rows': len(own)}
+    return {
+      'coverage': {
+        'text': self.text(),
+        'run_at_papers_size': ran,
+        'rows': rows,
+        'by_experiment': each,
+      },
+      'verdicts': collections.Counter(line.best.label for line in self.lines),
+      'caveats': targets.read()['caveats'],
+      'rows': [line.to_json() for line in self.lines],
+    }
+
+
+def judge(runs: Sequence[Analysis], labels: Sequence[str] = ()) -> Scoreboard:
+  """Every target beside the runs of its experiment; an analogue's has no targets."""
+  labels = labels or [run.label for run in runs]
+  lines = []
+  for target in targets.load().values():
+    own = [
+      (label, verdict.judge(target, run))
+      for run, label in zip(runs, labels, strict=True)
+      if run.config.name == target.experiment
+    ]
+    if target.arithmetic:
+      own = [('', verdict.by_arithmetic(target))]
+    lines.append(Line(target, tuple(own)))
+  return Scoreboard(tuple(lines))
+
+
 def target(figure: str) -> dict[str, Any]:
-  """The papers' entry for a figure ('imin' or 'noop')."""
-  files = importlib.resources.files('onlyif_jax.analysis')
-  return yaml.safe_load((files / 'targets.yaml').read_text())[figure]
+  """What a figure shows of the papers; {} for one that they do not have."""
+  return targets.read()['figures'].get(figure, {})
 
 
 def number(value: float | None) -> str:
@@ -53,7 +168,7 @@ def compare(run: Analysis) -> list[tuple[str, str, str]]:
   ours = _noop(run) if run.config.figure == 'noop' else _imin(run.main)
   return [
     (f'{row["what"]}{where}', row['paper'], value)
-    for row in target(run.config.figure)['rows']
+    for row in target(run.config.figure).get('rows', ())
     for where, value in ours[row['quantity']].items()
   ]
 

@@ -17,6 +17,7 @@ from onlyif_jax.analysis.results import (
   settings,
   transfer,
 )
+from onlyif_jax.analysis.verdict import NOT_RUN
 
 WIDE = 200  # characters in a line where there is no terminal to ask
 
@@ -31,20 +32,33 @@ class Grid:
 
 
 def grids(run: Analysis) -> list[Grid]:
-  """The run's tables: counts, then the papers' numbers, then reference members."""
-  counts = _noop(run) if run.config.figure == 'noop' else _imin(run)
-  goal = scoreboard.target(run.config.figure)['figure']
-  compared = Grid(
-    f'The step, beside {goal}',
-    ('', f'papers, {scoreboard.OWN_SIZE}', 'here [95 % interval over seeds]'),
-    tuple(scoreboard.compare(run)),
-  )
-  out = [counts, compared]
+  """The run's tables: counts, then the papers' step, then reference members."""
+  out = [_noop(run) if run.config.figure == 'noop' else _counts(run)]
+  if compared := scoreboard.compare(run):
+    goal = scoreboard.target(run.config.figure)['figure']
+    columns = ('', f'papers, {scoreboard.OWN_SIZE}', 'here [95 % interval over seeds]')
+    out.append(Grid(f'The step, beside {goal}', columns, tuple(compared)))
   if references := run.references():
     rows = ((name, f'{value:.3f}') for name, value in references.items())
     title = 'Reference members'
     out.append(Grid(title, ('reference', 'unseen exact match'), tuple(rows)))
   return out
+
+
+def verdicts(run: Analysis) -> Grid | None:
+  """The papers' rows that the run can speak of; None without any."""
+  board = scoreboard.judge([run])
+  own = board.of([run.config.name])
+  rows = tuple(
+    (line.target.text, line.target.figure, line.target.printed or '-', v.ours, v.label)
+    for line in own
+    if (v := line.best).state != NOT_RUN
+  )
+  if not rows:
+    return None
+  left = len(own) - len(rows)
+  title = board.text() + (f' {left} more of this experiment: not run.' if left else '')
+  return Grid(title, ('of the papers', 'where', 'value', 'here', 'verdict'), rows)
 
 
 def notes(run: Analysis) -> list[str]:
@@ -63,10 +77,18 @@ def notes(run: Analysis) -> list[str]:
 
 def show(run: Analysis, console: Console | None = None) -> None:
   """Prints the tables and the settings that they hold for."""
+  found = verdicts(run)
+  console = show_grids([*grids(run), *([found] if found else [])], console)
+  for text in (*notes(run), '; '.join(settings(run))):
+    console.print(text, highlight=False, markup=False)
+
+
+def show_grids(some: Iterable[Grid], console: Console | None = None) -> Console:
+  """Prints tables; returns the console, wide where there is no terminal."""
   console = console or Console()
   if not console.is_terminal:
     console = Console(file=console.file, width=WIDE)
-  for grid in grids(run):
+  for grid in some:
     # A bracketed range is text here, not rich's markup.
     table = Table(
       title=escape(grid.title),
@@ -79,30 +101,36 @@ def show(run: Analysis, console: Console | None = None) -> None:
     for row in grid.rows:
       table.add_row(*map(escape, row))
     console.print(table)
-  for text in (*notes(run), '; '.join(settings(run))):
-    console.print(text, highlight=False, markup=False)
+  return console
 
 
-def _imin(run: Analysis) -> Grid:
-  seen = run.values('seen')
+def _counts(run: Analysis) -> Grid:
+  """One row per count of the main curve, and of the others that are like it."""
+  seen, main = run.values('seen'), run.curves[0]
+  curves = [c for c in run.curves if c.slice == main.slice]
+  named = len(curves) > 1
   rows = []
-  for count, members in run.curves[0].by_count().items():
-    ratios = [transfer(r, seen.get(r.member)) for r in members]
-    kept = [ratio for ratio in ratios if ratio is not None]
-    trace = over_time(run, members)
-    rows.append(
-      (
-        f'{count:,}',
-        f'{run.config.data.examples / count:,.4g}',
-        str(len(members)),
-        _spread(members),
-        f'{_rule_se(members):.3f}',
-        _spread(seen[r.member] for r in members if r.member in seen),
-        f'{sum(kept) / len(kept):.2f}' if kept else '-',
-        '{:.2f} / {:.2f}'.format(*trace) if trace else '-',
+  for curve in curves:
+    name = curve.name.rpartition('unseen/')[0].rstrip('/') or '-'
+    for count, members in curve.by_count().items():
+      ratios = [transfer(r, seen.get(r.member)) for r in members]
+      kept = [ratio for ratio in ratios if ratio is not None]
+      trace = over_time(run, members)
+      rows.append(
+        (
+          *([name] if named else []),
+          f'{count:,}',
+          f'{run.config.data.examples / count:,.4g}',
+          str(len(members)),
+          _spread(members),
+          f'{_rule_se(members):.3f}',
+          _spread(seen[r.member] for r in members if r.member in seen),
+          f'{sum(kept) / len(kept):.2f}' if kept else '-',
+          '{:.2f} / {:.2f}'.format(*trace) if trace else '-',
+        )
       )
-    )
   columns = (
+    *(['setting'] if named else []),
     'I',
     'S = N/I',
     'seeds',

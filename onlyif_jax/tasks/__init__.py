@@ -12,6 +12,7 @@ REGISTRY = {  # task.name -> module and class; a task is imported when it is use
   'cipher': 'cipher:Cipher',
   'algebra': 'algebra:Algebra',
   'markov': 'markov:Markov',
+  'table': 'table:Table',
 }
 
 

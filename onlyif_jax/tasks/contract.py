@@ -35,7 +35,11 @@ class EvalSet:
 
 
 class Space(Protocol):
-  """Rules as a pure function of (seed, part, index); a rule is any pytree."""
+  """Rules as a pure function of (seed, part, index); a rule is any pytree.
+
+  A space may have `remedy`, words that follow 'Lower the count, ' where a sweep asks
+  for more rules than there are.
+  """
 
   @property
   def description(self) -> str:

@@ -102,6 +102,11 @@ class RuleSpace:
     x, y = f'{self.x_min}-{self.x_max}', f'{self.y_min}-{self.y_max}'
     return f'|x|={x}, |y|={y} over {self.alphabet} letters'
 
+  @property
+  def remedy(self) -> str:
+    """What makes more rules, for the message that there are too few."""
+    return 'lengthen the patterns, or set rules.distinct=pairs'
+
   def strings(self, part: Part, side: str) -> 'Pool':
     """The pool of strings from which one side ('x' or 'y') of a part's rules come."""
     low, high = (self.x_min, self.x_max) if side == 'x' else (self.y_min, self.y_max)
@@ -247,8 +252,8 @@ class RuleSpace:
     right = ~left & (n < length)
     subkeys = keys.round_keys(key_, STRING_ROUNDS)
     for r in range(0, STRING_ROUNDS, 2):
-      digits = _digit_round(subkeys[r], digits, right, left, a)
-      digits = _digit_round(subkeys[r + 1], digits, left, right, a)
+      digits = digit_round(subkeys[r], digits, right, left, a)
+      digits = digit_round(subkeys[r + 1], digits, left, right, a)
     if pool.lengths[0] == 1:  # one digit has no halves
       single = keys.permute(key_, preimage, a)
       digits = jnp.where((length == 1) & (n == 0), single, digits)
@@ -299,7 +304,7 @@ def same_string(a_P, a_len, b_Q, b_len):
   return (a_len == b_len) & (a == b).all()
 
 
-def _digit_round(subkey, digits, source, target, alphabet: int):
+def digit_round(subkey, digits, source, target, alphabet: int):
   """Shifts the target digits by pseudo-random digits made from the source digits."""
   n = np.arange(1, digits.shape[0] + 1, dtype=np.uint32)
   weights = keys.mix32(np.uint32(0x9E3779B1) * n) | jnp.uint32(1)

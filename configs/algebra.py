@@ -1,0 +1,76 @@
+"""Fig. 5 of Only-IF as an analogue from scratch: expressions rewritten by equations.
+
+  python -m onlyif_jax.main --config=configs/algebra.py                   # 5a, two cores
+  python -m onlyif_jax.main --config=configs/algebra.py:part=specialist   # 5b and 5c
+  python -m onlyif_jax.main --config=configs/algebra.py:full
+
+Arguments after the size: part=generalist|specialist, source=random|identities,
+counts=100|1000 (of the generalist), seeds=3, epochs=4.
+
+The papers fine-tune a model of 7B parameters on true identities; here rules may be
+random templates too, so that their number reaches thousands.
+Generalist: unseen rules against the number of rules, for input trees of depth 3 and 4
+(`cpu`: 1 and 2). Specialist: 20 in-domain rules, tested with deeper slots than in
+training (split `deeper`), against the share of diversification rules and their number.
+
+`cpu` (an analogue, not tuned): 8 cells of the generalist, 9 of the specialist.
+"""
+
+from onlyif_jax import presets
+from onlyif_jax.config import base_config, parse_arg
+
+PAPER = (
+  'unseen rules .44 .52 .80 (D3) and .33 .49 .58 (D4) with 10, 20, 40 rules; '
+  'deeper slots: at most .40, with 40 diversification rules and 5 of 50 thousand rows'
+)
+SPECIALIST = 20  # in-domain rules
+
+
+def get_config(arg=None):
+  """The config of a size."""
+  given = parse_arg(
+    arg,
+    ('cpu', 'full'),
+    part=str,
+    source=str,
+    counts=tuple[int, ...],
+    seeds=str,
+    epochs=float,
+  )
+  part = presets.choose('part', given.part, ('generalist', 'specialist'))
+  cpu = given.size == 'cpu'
+  c = base_config('algebra')
+  c.name, c.size, c.figure, c.paper = 'algebra', given.size, 'algebra', PAPER
+  c.task.source = presets.choose('source', given.source, ('random', 'identities'))
+  presets.two_cores(c)
+  if not cpu:
+    presets.papers_model(c)
+    c.data.epochs, c.eval.examples, c.eval.cell_examples = 20.0, 10_000, 1_000
+  many = c.task.source == 'random'
+  if part == 'generalist':
+    c.task.slot_max = c.task.slot_test = 1 if cpu else 2
+    c.sweep.variants = tuple(f'task.depth={d}' for d in ((1, 2) if cpu else (3, 4)))
+    c.sweep.counts = (10, 20, 40, 80)
+    if many:
+      c.sweep.counts = (30, 200, 1_000, 5_000) if cpu else (*c.sweep.counts, *MANY)
+    c.sweep.counts = given.counts or c.sweep.counts
+  else:
+    c.task.depth, c.task.specialist = (1 if cpu else 3), SPECIALIST
+    c.task.slot_min, c.task.slot_max, c.task.slot_test = (0, 1, 2) if cpu else (1, 2, 3)
+    diverse = (40, 1_000) if many and cpu else (20, 40, 1_000) if many else (20, 40)
+    c.sweep.variants = mixtures((0.02, 0.1, 0.2, 0.5), diverse)
+    c.sweep.counts = (SPECIALIST,)
+  c.sweep.references = ()
+  c.sweep.seeds = given.seeds or ('1' if cpu else '3')
+  c.data.epochs = given.epochs or c.data.epochs
+  return c
+
+
+MANY = (100, 300, 1_000, 3_000, 10_000)
+
+
+def mixtures(shares: tuple[float, ...], diverse: tuple[int, ...]) -> tuple[str, ...]:
+  """In-domain rules alone, and each share with each number of further rules."""
+  counts = '|'.join(str(SPECIALIST + n) for n in diverse)
+  alone = f'task.diverse_share=0.0,sweep.counts={SPECIALIST}'
+  return (alone, *(f'task.diverse_share={r},sweep.counts={counts}' for r in shares))

@@ -1,0 +1,96 @@
+"""A run as one small file: settings, provenance, numbers and figure, no weights."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from onlyif_jax.analysis import results
+from onlyif_jax.config import ConfigError
+
+LIMIT = 1_000_000  # bytes of the whole file
+NEEDED = ('config.json', 'results.csv')
+FILES = (
+  *NEEDED,
+  *('provenance.json', 'splits.json', 'ledger.jsonl', 'transition.json'),
+  *('timing.csv', 'anatomy.csv', 'cells.csv', 'figure.png'),
+)
+# Left out, in this order, where the rest would be too large.
+SPARE = ('dynamics.csv', 'wrong.jsonl', 'timing.csv', 'ledger.jsonl', 'figure.png')
+_DATE = (1980, 1, 1, 0, 0, 0)  # the same content gives the same bytes
+
+
+def write(workdir: str | os.PathLike, out: str | os.PathLike) -> tuple[Path, list[str]]:
+  """Writes a workdir's bundle to `out` (.zip is added); (its path, files left out).
+
+  The figure and transition.json are made again in memory of what the numbers say.
+  Raises ConfigError where the workdir has no results, `out` exists or cannot be
+  written, or the bundle is above LIMIT even without what may be left out.
+  """
+  source = Path(workdir)
+  run = results.load(source)
+  path = Path(out)
+  path = path if path.suffix == '.zip' else path.with_name(path.name + '.zip')
+  if path.exists():
+    raise ConfigError(f'--out={path} exists; give a new name')
+  with tempfile.TemporaryDirectory() as name:
+    folder = Path(name)
+    for file in (*FILES, *SPARE):
+      if (source / file).is_file():
+        shutil.copyfile(source / file, folder / file)
+    results.write(run, folder)
+    left_out: list[str] = []
+    packed = folder / 'bundle.zip'
+    while _pack(folder, packed) > LIMIT:
+      spare = [f for f in SPARE if (folder / f).exists()]
+      if not spare:
+        size = packed.stat().st_size
+        raise ConfigError(
+          f'the bundle of {source} has {size:,} bytes, above {LIMIT:,}; export a run '
+          'with fewer members'
+        )
+      (folder / spare[0]).unlink()
+      left_out.append(spare[0])
+    try:
+      path.parent.mkdir(parents=True, exist_ok=True)
+      shutil.copyfile(packed, path)
+    except OSError as e:
+      raise ConfigError(f'--out={path} cannot be written ({e.strerror})') from e
+  return path, left_out
+
+
+@contextlib.contextmanager
+def opened(path: str | os.PathLike) -> Iterator[Path]:
+  """A bundle's files in a directory that goes away afterwards; raises ConfigError."""
+  with tempfile.TemporaryDirectory() as name:
+    folder = Path(name)
+    try:
+      with zipfile.ZipFile(path) as file:
+        for item in file.infolist():
+          # Names come from anybody: known ones only, and none that leads elsewhere.
+          known = item.filename in (*FILES, *SPARE)
+          if PurePosixPath(item.filename).name != item.filename or not known:
+            raise ConfigError(f'--bundle={path} holds {item.filename!r}, not a run')
+          if item.file_size > 100 * LIMIT:
+            raise ConfigError(f'--bundle={path}: {item.filename} is too large')
+          (folder / item.filename).write_bytes(file.read(item))
+    except (OSError, zipfile.BadZipFile) as e:
+      reason = getattr(e, 'strerror', None) or e
+      raise ConfigError(f'--bundle={path} cannot be read ({reason})') from None
+    yield folder
+
+
+def _pack(folder: Path, packed: Path) -> int:
+  """Zips a folder's files, the same bytes for the same files; the size."""
+  packed.unlink(missing_ok=True)
+  files = sorted(p for p in folder.iterdir() if p != packed)
+  with zipfile.ZipFile(packed, 'w', zipfile.ZIP_DEFLATED, compresslevel=9) as file:
+    for path in files:
+      item = zipfile.ZipInfo(path.name, _DATE)
+      item.compress_type = zipfile.ZIP_DEFLATED
+      item.external_attr = 0o644 << 16
+      file.writestr(item, path.read_bytes(), compresslevel=9)
+  return packed.stat().st_size

@@ -1,0 +1,188 @@
+"""Figures that compare where the step lies: lengths, alphabets, settings not given."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from onlyif_jax.analysis.figures_style import BLACK, GREY, Look, Page, look
+from onlyif_jax.analysis.panels import (
+  HOLLOW,
+  View,
+  count_axes,
+  count_ticks,
+  fitted_series,
+  hollow,
+  locate,
+  short,
+  step_text,
+  variant_name,
+)
+from onlyif_jax.analysis.results import Analysis, Curve, mean
+
+SHAPE = ('task.x_min', 'task.x_max', 'task.y_min', 'task.y_max', 'task.input_length')
+
+
+def lengths(plt, run: Analysis, parts: Sequence[str]):
+  """Robustness to lengths: a curve per variant, and where each has its step."""
+  view = View(run)
+  curves = view.curves()
+  names = [variant_name(run, c.variant) for c in curves]
+  page = Page(plt, f'Exact match on instructions never seen, by lengths ({run.label})')
+  axes, forest = page.row([4.8, 3.2], max(3.2, 0.42 * len(curves)), gap=0.5)
+  _curves(axes, view, curves, names)
+  _forest(forest, view, curves)
+  forest.set_yticks([])
+  forest.set_title('I$_{50}$, 95 % interval over seeds')
+  return page.finish(parts, [axes])
+
+
+def alphabet(plt, run: Analysis, parts: Sequence[str]):
+  """Curves over I by letters in use, and I_50 over the size of the alphabet."""
+  view = View(run)
+  groups: dict[str, list[Curve]] = {}
+  for curve in view.curves():
+    shape = {f: view.setting(curve.rows[0], f) for f in SHAPE}
+    groups.setdefault(short(shape), []).append(curve)
+  sizes = sorted({_letters(view, c) for own in groups.values() for c in own})
+  page = Page(
+    plt,
+    f'Exact match on instructions never seen, by size of the alphabet ({run.label})',
+  )
+  panels = page.grid(len(groups) + 1, 3, 3.4, 2.9, gap=0.65)
+  for axes, (name, own) in zip(panels, groups.items(), strict=False):
+    for curve in sorted(own, key=lambda c: _letters(view, c)):
+      size = _letters(view, curve)
+      fitted_series(axes, view, curve, look(sizes.index(size)), f'{size} letters')
+    count_axes(axes, [r.instructions for c in own for r in c.rows])
+    axes.set_title(name)
+  hollow(panels[0])
+  _over_letters(panels[len(groups)], view, groups)
+  return page.finish(parts, panels)
+
+
+def sensitivity(plt, run: Analysis, parts: Sequence[str]):
+  """Settings that the papers do not give: I_50 of each, and exact match at each I."""
+  view = View(run)
+  curves = view.curves()
+  base = [c for c in curves if _is_base(run, c.variant)]
+  curves = base + [c for c in curves if c not in base]
+  names = [variant_name(run, c.variant, changes=True) for c in curves]
+  left = 0.4 + 0.082 * max(map(len, names), default=1)
+  page = Page(
+    plt,
+    f'Which setting moves the step? One row per setting ({run.label})',
+    left=left,
+  )
+  height = max(1.6, 0.5 * len(curves))
+  axes, dots = page.row([4.4, 3.6], height, gap=0.35)
+  _forest(axes, view, curves, marked=len(base))
+  axes.set_yticks(range(len(names)), names)
+  axes.set_title('I$_{50}$, 95 % interval over seeds')
+  _dots(dots, view, curves, len(base))
+  return page.finish(parts, [dots])
+
+
+def _curves(axes, view: View, curves: Sequence[Curve], names: Sequence[str]):
+  for n, (curve, name) in enumerate(zip(curves, names, strict=True)):
+    fitted_series(axes, view, curve, look(n), name)
+  hollow(axes)
+  count_axes(axes, [r.instructions for c in curves for r in c.rows])
+
+
+def _forest(axes, view: View, curves: Sequence[Curve], *, marked: int = 0):
+  """A row per curve, the first one on top: its I_50 or bracket, and both in words."""
+  counts = [r.instructions for c in curves for r in c.rows]
+  for n, curve in enumerate(curves):
+    t = view.run.fits[curve.name]
+    own = Look(BLACK, 'D') if n < marked else look(n)
+    locate(axes, n, curve, t, own)
+    axes.annotate(
+      step_text(t),
+      xy=(0.01, n),
+      xycoords=('axes fraction', 'data'),
+      xytext=(0, 6),
+      textcoords='offset points',
+      fontsize=8,
+      va='bottom',
+      fontweight='bold' if n < marked else 'normal',
+    )
+    if n < marked and t.i_50:
+      axes.axvline(t.i_50.value, c=BLACK, lw=1, ls=':', zorder=0)
+  axes.set(
+    xscale='log',
+    xlim=(min(counts) / 1.3, max(counts) * 1.3),
+    ylim=(len(curves) - 0.6, -0.75),
+    xlabel='instructions I',
+  )
+  count_ticks(axes.xaxis)
+  axes.grid(alpha=0.25, axis='x')
+
+
+def _dots(axes, view: View, curves: Sequence[Curve], marked: int):
+  """Exact match at each I: a mean per row and count, seeds as small points."""
+  counts = sorted({r.instructions for c in curves for r in c.rows})
+  for k, count in enumerate(counts):
+    own = look(k)
+    shift = 0.5 * (k / max(1, len(counts) - 1) - 0.5) if len(counts) > 1 else 0.0
+    shown: list[tuple[float, float]] = []
+    for n, curve in enumerate(curves):
+      rows = curve.by_count().get(count, [])
+      for row in rows:
+        fill = own.colour if view.fitted(row) else 'white'
+        axes.plot(
+          row.value, n + shift, own.marker, c=own.colour, mfc=fill, ms=3.5, alpha=0.6
+        )
+      if rows:
+        shown.append((mean(rows), n + shift))
+    axes.plot(
+      [x for x, _ in shown],
+      [y for _, y in shown],
+      own.marker,
+      c=own.colour,
+      ms=7,
+      ls='',
+      label=f'I = {count:,}',
+    )
+  if marked:
+    axes.axhspan(-0.5, marked - 0.5, color=GREY, alpha=0.12, lw=0, zorder=0)
+  axes.plot([], [], 'o', c=GREY, mfc='white', ms=4, ls='', label=HOLLOW)
+  axes.set(ylim=(len(curves) - 0.6, -0.75), xlim=(-0.04, 1.04), yticks=[])
+  axes.set_xlabel('exact match')
+  axes.grid(alpha=0.25, axis='x')
+  axes.set_title('exact match at each I, means and seeds')
+
+
+def _over_letters(axes, view: View, groups: dict[str, list[Curve]]):
+  for n, (name, curves) in enumerate(groups.items()):
+    shift = 1.1 ** (n - (len(groups) - 1) / 2)
+    own = look(5 - n % 6)
+    placed = []
+    for curve in sorted(curves, key=lambda c: _letters(view, c)):
+      t, at = view.run.fits[curve.name], _letters(view, curve) * shift
+      locate(axes, at, curve, t, own, up=True)
+      placed += [(at, t.i_50.value)] if t.i_50 else []
+    axes.plot(*np.reshape(placed, (-1, 2)).T, ls=own.line, c=own.colour, lw=1.2)
+    axes.plot(
+      [], [], marker=own.marker, ls=own.line, c=own.colour, label=f'I$_{{50}}$: {name}'
+    )
+  label = 'pale: no fit, between which counts'
+  axes.plot([], [], 'o-', c=GREY, mfc='white', lw=5, alpha=0.4, label=label)
+  counts = [r.instructions for own in groups.values() for c in own for r in c.rows]
+  letters = sorted({_letters(view, c) for own in groups.values() for c in own})
+  axes.set(xscale='log', yscale='log', xlabel='letters in use', ylabel='I$_{50}$')
+  axes.set(xlim=(letters[0] / 1.3, letters[-1] * 1.3))
+  axes.set(ylim=(min(counts) / 1.3, max(counts) * 1.3))
+  axes.set_xticks(letters, [str(n) for n in letters])
+  axes.set_xticks([], minor=True)
+  count_ticks(axes.yaxis)
+  axes.grid(alpha=0.25)
+  axes.set_title('where the step lies, 95 % interval')
+
+
+def _letters(view: View, curve: Curve) -> int:
+  return int(view.number(curve.rows[0], 'task.alphabet'))
+
+
+def _is_base(run: Analysis, variant: str) -> bool:
+  """Whether a variant changes nothing."""
+  return variant_name(run, variant, changes=True) == 'base'

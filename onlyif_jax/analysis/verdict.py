@@ -1,0 +1,186 @@
+"""What a run says about a target: supported, contradicted or inconclusive.
+
+A number is supported if it lies in our 95 % prediction interval for one more run: the
+spread of seeds, s sqrt(1 + 1/n), together with the papers' own sampling noise and the
+rounding of the print. Outside it is contradicted. Under three seeds the interval has
+sampling noise alone, which is too narrow: inside is then still supported, outside is
+inconclusive. An interval wider than half of the scale is inconclusive.
+
+A claim is a predicate on means (targets.PREDICATES): supported where the interval of
+the mean lies on the right side of the threshold for every group that was run,
+contradicted where it lies on the wrong side for one, else inconclusive.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from onlyif_jax.analysis import claims, spread
+from onlyif_jax.analysis.results import Analysis, Row
+from onlyif_jax.analysis.selector import Group, Selector, matches
+from onlyif_jax.analysis.spread import Mean
+from onlyif_jax.analysis.targets import Target, experiments, load
+
+SUPPORTED, CONTRADICTED = 'supported', 'contradicted'
+INCONCLUSIVE, NOT_RUN = 'inconclusive', 'not run'
+VERDICTS = (SUPPORTED, CONTRADICTED, INCONCLUSIVE, NOT_RUN)
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+  """One of VERDICTS, our value in words, and what decided."""
+
+  state: str
+  ours: str = ''
+  reason: str = ''
+  analogue: str = ''  # '', or why it is not the papers' size: 'cpu', 'full, ... '
+
+  @property
+  def label(self) -> str:
+    """'supported', 'supported (cpu analogue)'."""
+    return f'{self.state} ({self.analogue} analogue)' if self.analogue else self.state
+
+
+def judge(target: Target, run: Analysis) -> Verdict:
+  """The verdict of a run on a target of its experiment."""
+  if target.arithmetic:
+    return by_arithmetic(target)
+  results = Selector(run)
+  if target.unplaced:
+    return Verdict(
+      INCONCLUSIVE,
+      reason='it is not known which point the number belongs to',
+      analogue=size_note(target, results, []),
+    )
+  groups = results.groups(target.where)
+  if target.kind == 'number':
+    out, rows = _number(target, results, groups)
+  else:
+    out = _claim(claims.Case(target, results, groups))
+    rows = [row for group in groups for row in group.rows.values()]
+  if out.state == NOT_RUN:
+    return out
+  return dataclasses.replace(out, analogue=size_note(target, results, rows))
+
+
+def size_note(target: Target, results: Selector, rows: Sequence[Row]) -> str:
+  """'' for the papers' size, else the run's size and the first setting that differs."""
+  size = results.run.config.size
+  if size != 'full':
+    return size
+  for field, wanted in experiments()[target.experiment].get('settings', {}).items():
+    found = {str(results.value(row, field)) for row in rows}
+    for text in sorted(found or {str(results.settings.get(field))}):
+      if field not in target.where and not matches(text, wanted):
+        return f'{size}, but {field}={text}:'
+  return ''
+
+
+def by_arithmetic(target: Target) -> Verdict:
+  """The verdict on a claim that needs no run."""
+  ((name, argument),) = target.predicate.items()
+  if name == 'quotient':
+    a, b = argument
+    good = round(a / b, target.digits) == target.value
+    return Verdict(SUPPORTED if good else CONTRADICTED, f'{a / b:.2f}', 'by arithmetic')
+  count, few = argument['instructions'], []
+  for alpha in argument['alpha']:
+    edges = (np.arange(count + 1) / count) ** alpha
+    few.append(int(np.sum(np.diff(edges) >= argument['share'])))
+  good = max(few) < argument['below']
+  text = f'at most {max(few)} of {count:,} rules'
+  return Verdict(SUPPORTED if good else CONTRADICTED, text, 'by arithmetic')
+
+
+def _number(
+  target: Target, results: Selector, groups: list[Group]
+) -> tuple[Verdict, list[Row]]:
+  """The verdict on a printed number, and the rows that it rests on."""
+  if target.gain:
+    return _gain(target, results)
+  if not groups:
+    return Verdict(NOT_RUN, reason='the run has no such member'), []
+  rows = [row for group in groups for row in group.rows.values()]
+  if len(groups) > 1:
+    varied = ', '.join(results.varied(groups))
+    return Verdict(INCONCLUSIVE, reason=f'several members fit: {varied} vary'), rows
+  values = [r.value for r in rows]
+  noises = [spread.row_noise(r) for r in rows]
+  printed = float(target.value or 0) / target.scale
+  paper = spread.noise(printed, target.n or spread.UNKNOWN_N)
+  return _inside(target, values, noises, paper, target.scale), rows
+
+
+def _gain(target: Target, results: Selector) -> tuple[Verdict, list[Row]]:
+  """The verdict on a relative gain, 100 (a / b - 1), paired by seed."""
+  assert target.gain
+  a, b = (load()[name] for name in target.gain)
+  chosen = [results.groups(t.where) for t in (a, b)]
+  if not all(chosen):
+    return Verdict(NOT_RUN, reason='the run lacks one of the two members'), []
+  if max(map(len, chosen)) > 1:
+    return Verdict(INCONCLUSIVE, reason='several members fit'), []
+  left, right = chosen[0][0].rows, chosen[1][0].rows
+  rows = [*left.values(), *right.values()]
+  pairs = [(left[s], right[s]) for s in left if s in right and right[s].value]
+  if not pairs:
+    return Verdict(INCONCLUSIVE, reason='no seed has both members'), rows
+
+  def error(x, y, by_x, by_y):
+    return math.hypot(by_x / y, x * by_y / y**2)
+
+  values = [x.value / y.value - 1 for x, y in pairs]
+  noises = [
+    error(x.value, y.value, spread.row_noise(x), spread.row_noise(y)) for x, y in pairs
+  ]
+  printed = [(t.value or 0) / t.scale for t in (a, b)]
+  own = [
+    spread.noise(p, t.n or spread.UNKNOWN_N)
+    for p, t in zip(printed, (a, b), strict=True)
+  ]
+  return _inside(target, values, noises, error(*printed, *own), 100.0), rows
+
+
+def _inside(target: Target, values, noises, paper: float, scale: float) -> Verdict:
+  """Whether the printed value lies in the prediction interval; paper: its noise."""
+  count = len(values)
+  reach = spread.deviation(values, noises)
+  few = count < spread.MIN_SEEDS
+  own = reach * math.sqrt(1 / count if few else 1 + 1 / count)
+  rounding = 0.5 * 10**-target.digits
+  middle = float(np.mean(values))
+  half = math.hypot(own, spread.NORMAL * paper)
+  interval = Mean(middle * scale, half * scale, count)
+  seeds = f'{count} seed{"s" if count > 1 else ""}'
+  text = f'{interval.text(target.digits)}, {seeds}'
+  assumed = target.n is None and not target.gain
+  reason = f"the papers' test size is not given, {spread.UNKNOWN_N:,} assumed"
+  reason = reason if assumed else ''
+  if half > spread.WIDEST:
+    return Verdict(INCONCLUSIVE, text, 'the interval is too wide to say anything')
+  if abs(interval.value - float(target.value or 0)) <= interval.half + rounding:
+    return Verdict(SUPPORTED, text, reason)
+  if few:
+    return Verdict(INCONCLUSIVE, text, f'{seeds}: their spread is unknown')
+  return Verdict(CONTRADICTED, text, reason)
+
+
+def _claim(case: claims.Case) -> Verdict:
+  """All checks of the predicate together; the one that decides is told."""
+  ((name, argument),) = case.target.predicate.items()
+  if not case.groups and name not in ('step_between', 'width_at_most'):
+    return Verdict(NOT_RUN, reason='the run has no such member')
+  checks = claims.PREDICATES[name](case, argument)
+  if not checks:
+    return Verdict(NOT_RUN, reason='the run lacks what it is compared with')
+  for good, state in ((False, CONTRADICTED), (None, INCONCLUSIVE), (True, SUPPORTED)):
+    deciding = [c for c in checks if c.good is good]
+    if deciding:
+      worst = min(deciding, key=lambda c: c.margin)
+      text = worst.text
+      if len(checks) > 1:
+        text += f'; so for {len(deciding)} of {len(checks)}'
+      return Verdict(state, text)
+  raise AssertionError(checks)

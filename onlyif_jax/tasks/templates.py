@@ -1,0 +1,317 @@
+"""Rules of algebra: pairs of expression templates, and the split into parts.
+
+Two templates are of one class if they are equal up to renaming of slots and
+commutation of + and *. Classes are enumerated once on the host; a keyed bijection
+cuts them into train, dev and test. So no side of a held-out rule is of the class of
+a training side, whichever side that is. (Only-IF, section 3.)
+
+'random': both sides are any templates of two operators over the slots A and B, so
+they need not be equal and there are tens of thousands. 'identities': the true
+equations of identities.txt, of which no two share a class.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import importlib.resources
+import itertools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from onlyif_jax import keys
+from onlyif_jax.keys import Purpose
+from onlyif_jax.tasks import expressions
+from onlyif_jax.tasks.expressions import COMMUTATIVE, FUNCTIONS, OPERATORS, Tree
+from onlyif_jax.tasks.rules import Part
+
+RELATION = (
+  'no side of a held-out rule equals a side of a training rule up to renaming of '
+  'slots, commutation of + and *, and swap of sides'
+)
+LEAST = 9  # ((A+B)*A): the length of a random template without functions
+IN_DOMAIN = 'in_domain'  # the cell of the training rules with index < specialist
+CHUNK = 4096
+# Digits of a random template's number: whether the inner operator is on the right;
+# outer and inner operator; slots of the inner leaves (AB, BA, BB; the outer leaf is
+# A); the functions of outer and inner operator, inner leaves and outer leaf.
+_RADIX = (2, 5, 5, 3, 7, 7, 7, 7, 7)
+_LEAVES = np.array([[0, 1, 0], [1, 0, 0], [1, 1, 0]], np.int32)  # p, q, outer
+_COMMUTES = np.array([c in COMMUTATIVE for c in OPERATORS])
+
+
+class Equation(NamedTuple):
+  """A rule: rewrite the left side to the right side; letters, 0 beyond the length.
+
+  in_domain: 1 for training rules with an index below `specialist`.
+  """
+
+  lhs_P: jax.Array
+  lhs_len: jax.Array
+  rhs_Q: jax.Array
+  rhs_len: jax.Array
+  in_domain: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class EquationSpace:
+  """Every rule of a source; functions: the most in one random template."""
+
+  source: str = 'random'
+  functions: int = 2
+  dev_fraction: float = 0.1
+  test_fraction: float = 0.2
+  distinct: str = 'xy'
+
+  @property
+  def description(self) -> str:
+    """The rules in words."""
+    if self.source == 'random':
+      return f'random templates with at most {self.functions} functions'
+    return 'the identities of onlyif_jax/tasks/identities.txt'
+
+  @property
+  def classes(self) -> int:
+    """Classes of templates ('random') or equations ('identities') in all parts."""
+    return len(random_classes(self.functions) if self._random else identities())
+
+  @property
+  def _random(self) -> bool:
+    return self.source == 'random'
+
+  def interval(self, part: Part) -> tuple[int, int]:
+    """Pre-images [low, high) of a part."""
+    n = self.classes
+    dev, test = round(n * self.dev_fraction), round(n * self.test_fraction)
+    cuts = (0, n - dev - test, n - test, n)
+    return cuts[part], cuts[part + 1]
+
+  def capacity(self, part: Part = Part.TRAIN, setting: Any = None) -> int:
+    """Distinct rules of a part; distinct='pairs' lets sides come again."""
+    low, high = self.interval(part)
+    return self.pair_capacity(part) if self.distinct == 'pairs' else high - low
+
+  def pair_capacity(self, part: Part = Part.TRAIN) -> int:
+    """How far `rule` may be indexed: ordered pairs of two classes."""
+    low, high = self.interval(part)
+    n = high - low
+    return min(n * (n - 1), 2**31 - 2**16) if self._random else n
+
+  def rule(self, seed, part: Part, i, setting: Any = None) -> Equation:
+    """Rule i of a part; the first `capacity` ones have pairwise distinct classes."""
+    i = jnp.asarray(i, jnp.int32)
+    specialist = 2**31 - 1 if setting is None else setting['specialist']
+    inside = (i < specialist) if part == Part.TRAIN else jnp.bool_(False)
+    make = self._random_sides if self._random else self._identity_sides
+    return Equation(*make(seed, part, i), inside.astype(jnp.int32))
+
+  def cell_rule(self, seed, part: Part, cell: str, i, instructions, setting=None):
+    """Rule i of a cell, and whether it exists; '' has the part's own rules."""
+    if cell not in ('', IN_DOMAIN):
+      raise ValueError(f"unknown cell {cell!r}; '' or {IN_DOMAIN!r}")
+    if not cell:
+      return self.rule(seed, part, i, setting), jnp.bool_(True)
+    count = instructions if setting is None else setting['specialist']
+    return self.rule(seed, Part.TRAIN, i % count, setting), jnp.bool_(True)
+
+  def lend(self, rule: Equation, other: Equation) -> Equation:
+    """The rule with the other rule's right side."""
+    return rule._replace(rhs_Q=other.rhs_Q, rhs_len=other.rhs_len)
+
+  def _index(self, seed, part, i):
+    """Pre-image i of a part -> index of a class."""
+    key = keys.key(seed, Purpose.RULE_STRINGS)
+    return keys.permute(key, self.interval(part)[0] + i, self.classes)
+
+  def _bits(self, seed, part, i, count: int):
+    """Random words of a rule."""
+    key = keys.key(seed, Purpose.RULE_STRINGS, 1 + int(part))
+    return jax.random.bits(jax.random.fold_in(key, i), (count,))
+
+  def _random_sides(self, seed, part, i):
+    low, high = self.interval(part)
+    n = high - low
+    key = keys.key(seed, Purpose.RULE_PAIRS, int(part))
+    # A rotation seen through a bijection: no class is paired with itself.
+    place = keys.permute(key, i % n, n)
+    pair_2 = jnp.stack([i % n, keys.unpermute(key, (place + 1 + i // n) % n, n)])
+    numbers = jnp.asarray(random_classes(self.functions))
+    bits_2 = self._bits(seed, part, i, 2)
+
+    def side(i_class, bits):
+      number = numbers[self._index(seed, part, i_class)]
+      return expressions.write(_surface(number, bits), LEAST + self.functions)
+
+    letters_2P, length_2 = jax.vmap(side)(pair_2, bits_2)
+    return letters_2P[0], length_2[0], letters_2P[1], length_2[1]
+
+  def _identity_sides(self, seed, part, i):
+    letters_I2P, length_I2 = _identity_table()
+    index = self._index(seed, part, i % self.pair_capacity(part))
+    turned = (self._bits(seed, part, i, 1)[0] & 1).astype(jnp.int32)
+    sides_2P = jnp.asarray(letters_I2P)[index]
+    length_2 = jnp.asarray(length_I2)[index]
+    left, right = turned, 1 - turned
+    return sides_2P[left], length_2[left], sides_2P[right], length_2[right]
+
+  def certify(self, seed: int, instructions: int, held_out: int, setting=None) -> dict:
+    """Counts, collisions of classes, capacities and hashes; see `contract.Space`."""
+    report: dict = {'rules_seed': seed, 'relation': RELATION, 'parts': {}}
+    seen: dict[Part, set[str]] = {}
+    for part in Part:
+      wanted = instructions if part == Part.TRAIN else held_out
+      pairs = self.texts(seed, part, min(wanted, self.capacity(part)))
+      sides = [tuple(map(canonical, pair)) for pair in pairs]
+      seen[part] = {side for pair in sides for side in pair}
+      listing = '\n'.join('='.join(pair) for pair in pairs)
+      report['parts'][part.name.lower()] = {
+        'rules': len(pairs),
+        'distinct_x': len({x for x, _ in sides}),
+        'distinct_y': len({y for _, y in sides}),
+        'distinct_pairs': len(set(sides)),
+        'x_equal_y': sum(x == y for x, y in sides),
+        'capacity': self.capacity(part),
+        'sha256': hashlib.sha256(listing.encode()).hexdigest(),
+      }
+    report['collisions'] = {
+      f'{a.name.lower()}-{b.name.lower()}': len(seen[a] & seen[b])
+      for a, b in itertools.combinations(Part, 2)
+    }
+    return report
+
+  def texts(self, seed: int, part: Part, count: int) -> list[tuple[str, str]]:
+    """The first rules of a part as text, (left side, right side)."""
+    program, out = _program(self, part), []
+    for start in range(0, count, CHUNK):
+      made = jax.device_get(program(jnp.int32(seed), jnp.int32(start)))
+      for b in range(min(CHUNK, count - start)):
+        lhs, rhs = made.lhs_P[b, : made.lhs_len[b]], made.rhs_Q[b, : made.rhs_len[b]]
+        out.append((expressions.decode(lhs), expressions.decode(rhs)))
+    return out
+
+
+def sizes(source: str, functions: int) -> list[tuple[int, int, int, int]]:
+  """Length and slots of the left, then of the right side of the longest rules."""
+  if source == 'random':
+    return [(LEAST + functions, 3, LEAST + functions, 3)]
+  return [(len(a), _slots(a), len(b), _slots(b)) for a, b in identities()]
+
+
+def _slots(text: str) -> int:
+  return sum(c in expressions.SLOTS for c in text)
+
+
+@functools.cache
+def _program(space: EquationSpace, part: Part):
+  """(seed, start) -> CHUNK rules; one compile serves every seed."""
+  limit = space.pair_capacity(part)
+
+  def rules(seed, start):
+    i = jnp.minimum(start + jnp.arange(CHUNK, dtype=jnp.int32), limit - 1)
+    return jax.vmap(lambda n: space.rule(seed, part, n))(i)
+
+  return jax.jit(rules)
+
+
+@functools.cache
+def random_classes(functions: int) -> np.ndarray:
+  """The number of one template of each class with at most so many functions.
+
+  A class has one normal form: with a commutative outer operator the inner one is on
+  the left; the outer leaf is A; a commutative inner operator has AB, not BA, and BB
+  with the functions in order.
+  """
+  fs = [f for f in itertools.product(range(7), repeat=5) if 5 - f.count(0) <= functions]
+  f_F5 = np.array(fs, np.int32)
+  heads = np.array(list(itertools.product(*map(range, _RADIX[:4]))), np.int32)
+  right, outer, inner, leaves = heads.T
+  heads = heads[
+    ((right == 0) | ~_COMMUTES[outer]) & ((leaves != 1) | ~_COMMUTES[inner])
+  ]
+  digits = np.concatenate(
+    [np.repeat(heads, len(f_F5), 0), np.tile(f_F5, (len(heads), 1))], 1
+  )
+  both = _COMMUTES[digits[:, 2]] & (digits[:, 3] == 2)
+  digits = digits[~both | (digits[:, 6] <= digits[:, 7])]
+  return np.asarray(np.ravel_multi_index(tuple(digits.T), _RADIX), np.int32)
+
+
+def _surface(number, bits) -> Tree:
+  """One of a class's templates: commuted and renamed by three bits."""
+  digits = []
+  for base in reversed(_RADIX):
+    digits.append(number % base)
+    number = number // base
+  right, outer, inner, leaves, f_outer, f_inner, f_p, f_q, f_leaf = digits[::-1]
+  commutes = jnp.asarray(_COMMUTES)
+  flip = ((bits >> jnp.arange(3, dtype=jnp.uint32)) & 1).astype(bool)
+  right = right ^ (flip[0] & commutes[outer])
+  swap = flip[1] & commutes[inner]
+  slot_3 = jnp.asarray(_LEAVES)[leaves] ^ flip[2]
+  p, q = jnp.stack([slot_3[0], f_p]), jnp.stack([slot_3[1], f_q])
+  p, q = jnp.where(swap, q, p), jnp.where(swap, p, q)
+  none = jnp.zeros_like(right)
+  # The heap: outer operator, its two children, the children of each of these. The
+  # two nodes below the leaf are not written.
+  slots = [none, slot_3[2], slot_3[2], p[0], q[0], p[0], q[0]]
+  functions = [f_outer, *_pair(right, f_inner, f_leaf), p[1], q[1], p[1], q[1]]
+  operators = [outer, *_pair(right, inner, none - 1), *[none - 1] * 4]
+  return Tree(
+    jnp.stack(functions) - 1,
+    jnp.stack(operators),
+    expressions.FIRST_SLOT + jnp.stack(slots),
+  )
+
+
+def _pair(right, inner, leaf):
+  """Left and right child of the outer operator."""
+  return jnp.where(right == 0, inner, leaf), jnp.where(right == 0, leaf, inner)
+
+
+@functools.cache
+def identities() -> tuple[tuple[str, str], ...]:
+  """The equations of identities.txt."""
+  file = importlib.resources.files('onlyif_jax.tasks') / 'identities.txt'
+  lines = [line.strip() for line in file.read_text().splitlines()]
+  pairs = [line.split(' = ') for line in lines if line and line[0] != '#']
+  return tuple((lhs, rhs) for lhs, rhs in pairs)
+
+
+@functools.cache
+def _identity_table():
+  """The equations as (letters, lengths)."""
+  width = max(len(side) for pair in identities() for side in pair)
+  letters_I2P = np.zeros((len(identities()), 2, width), np.int32)
+  length_I2 = np.zeros((len(identities()), 2), np.int32)
+  for n, pair in enumerate(identities()):
+    for k, side in enumerate(pair):
+      letters_I2P[n, k, : len(side)] = expressions.encode(side)
+      length_I2[n, k] = len(side)
+  return letters_I2P, length_I2
+
+
+@functools.cache
+def canonical(text: str) -> str:
+  """The class of a template: the least text among all renamings, sorted.
+
+  >>> canonical('(B*(sA+B))') == canonical('((A+sB)*A)')
+  True
+  """
+  tree = expressions.parse(text, slots=True)
+  names = sorted(set(text) & set(expressions.SLOTS))
+  renamings = itertools.permutations(expressions.SLOTS[: len(names)])
+  return min(_sorted_text(tree, dict(zip(names, r, strict=True))) for r in renamings)
+
+
+def _sorted_text(tree, names) -> str:
+  """A tree as text, with the operands of + and * in order."""
+  if isinstance(tree, str):
+    return names.get(tree, tree)
+  head, *below = tree
+  texts = [_sorted_text(t, names) for t in below]
+  if head in FUNCTIONS:
+    return head + texts[0]
+  left, right = sorted(texts) if head in COMMUTATIVE else texts
+  return f'({left}{head}{right})'

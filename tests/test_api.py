@@ -1,0 +1,97 @@
+"""The library call: one name for the module and for the function."""
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
+import runs
+
+import onlyif_jax
+from onlyif_jax import api, sweep
+from onlyif_jax.analysis.transition import Transition
+from onlyif_jax.config import ConfigError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope='module', autouse=True)
+def cache(tmp_path_factory):
+  patch = runs.share_compiles(tmp_path_factory.getbasetemp() / 'compiled')
+  yield
+  runs.stop_sharing(patch)
+
+
+def snippet(text):
+  """The lines of the example, from its import to its print."""
+  lines = text.splitlines()
+  first = next(n for n, x in enumerate(lines) if x.strip() == 'import onlyif_jax')
+  last = next(n for n, x in enumerate(lines) if x.strip().startswith('print(run'))
+  return textwrap.dedent('\n'.join(lines[first : last + 1]))
+
+
+def test_the_documented_snippet_runs(tmp_path, monkeypatch, capsys):
+  monkeypatch.chdir(tmp_path)
+  small = SimpleNamespace(get_config=lambda arg: runs.toy.get_config())
+  monkeypatch.setitem(sys.modules, 'configs.imin', small)
+  code = snippet(onlyif_jax.__doc__)
+  assert "onlyif_jax.sweep(get_config('" in code
+  readme = (ROOT / 'README.md').read_text()
+  if 'onlyif_jax.sweep(' in readme:
+    assert code in readme
+  made: dict = {}
+  exec(compile(code, 'snippet', 'exec'), made)
+  assert capsys.readouterr().out.startswith('I3-s0 (')
+  run = made['run']
+  assert run.workdir == Path('runs/mine')
+  assert (run.failed, isinstance(run.fit(), Transition)) == ({}, True)
+  rows = run.results
+  assert {r['instructions'] for r in rows if not r['reference']} == {3, 17}
+  row = next(r for r in rows if r['metric'] == 'exact_match')
+  assert row['value'] == row['sum'] / row['count']
+  assert (row['seed'], row['rules_seed']) == ('0', 0)
+  # The same call goes on: here it only reads.
+  again = onlyif_jax.sweep(runs.toy_config(), 'runs/mine')
+  assert 'already done' in capsys.readouterr().out
+  assert again.results == rows
+  assert again.fit('unseen/all') == again.fit()
+  with pytest.raises(ConfigError, match=r"no curve 'x'; curves: unseen/all"):
+    again.fit('x')
+  with pytest.raises(ConfigError, match='every member of the run failed'):
+    api.Run(run.workdir, {}, None).fit()
+
+
+def test_the_module_and_the_call_share_a_name():
+  assert isinstance(sweep, ModuleType)
+  assert sweep is onlyif_jax.sweep
+  assert callable(onlyif_jax.sweep)
+  with pytest.raises(AttributeError, match="no attribute 'sweeps'"):
+    onlyif_jax.sweeps  # noqa: B018
+
+
+@pytest.mark.parametrize(
+  'code',
+  [
+    'import onlyif_jax; assert "jax" not in sys.modules; onlyif_jax.sweep.run',
+    'import onlyif_jax.sweep; onlyif_jax.sweep(None)',
+    'from onlyif_jax import sweep; import onlyif_jax; onlyif_jax.sweep(None)',
+  ],
+)
+def test_it_is_callable_however_it_was_imported(code):
+  done = subprocess.run(
+    [sys.executable, '-c', f'import sys; {code}'], capture_output=True, text=True
+  )
+  assert ('(None)' in code) == (done.returncode != 0)
+  if done.returncode:
+    assert 'api.py' in done.stderr
+    assert 'not callable' not in done.stderr
+
+
+def test_the_default_workdir_is_told_by_the_settings():
+  one, more = runs.toy_config(), runs.toy_config('counts=3|17|29,seeds=2')
+  assert api.default_workdir(one) == api.default_workdir(more)
+  other = runs.toy_config(data_epochs=2.0)
+  assert api.default_workdir(one) != api.default_workdir(other)
+  assert api.default_workdir(one).name.startswith('toy-cpu-')
