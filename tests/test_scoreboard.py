@@ -297,6 +297,16 @@ def test_claims(target, made, state):
   assert found.ours or state == 'not run'
 
 
+def test_a_member_that_learned_nothing_shows_no_failure():
+  made = COUNTS((299, LOW))
+  assert judged('imin-never', made).state == 'supported'
+  learned = COUNTS((299, TOP), split='seen')
+  assert judged('imin-never', made + learned).state == 'supported'
+  assert judged('imin-never', made + COUNTS((299, LOW), split='seen')).state == (
+    'inconclusive'
+  )
+
+
 def test_the_worst_group_is_told():
   found = judged('imin-always', COUNTS((1000, (0.9, 0.91, 0.92)), (5000, TOP)))
   assert found.ours == '0.91 [0.89, 0.93] at I = 1,000, 3 seeds; so for 2 of 2'

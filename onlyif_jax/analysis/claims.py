@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from onlyif_jax.analysis import spread
+from onlyif_jax.analysis.results import TRANSFER_FROM
 from onlyif_jax.analysis.selector import Group, Selector, order
 from onlyif_jax.analysis.spread import Mean
 from onlyif_jax.analysis.targets import Target
@@ -53,9 +54,17 @@ def _check(mean: Mean, threshold: float, above: bool, where: str) -> Check:
 
 
 def _bound(case: Case, threshold: float, above: bool) -> list[Check]:
-  return [
-    _check(spread.mean(g.rows), threshold, above, case.name(g)) for g in case.groups
-  ]
+  """Each group against a threshold; one that learned nothing shows no failure."""
+  seen = case.results.run.values('seen')
+  checks = []
+  for group in case.groups:
+    check = _check(spread.mean(group.rows), threshold, above, case.name(group))
+    own = [seen[row.member].value for row in group.rows.values() if row.member in seen]
+    if not above and own and min(own) < TRANSFER_FROM:
+      text = f'{check.text}, but {min(own):.2f} on seen rules: not trained enough'
+      check = Check(None, text, check.margin)
+    checks.append(check)
+  return checks
 
 
 def _best(case: Case) -> float:

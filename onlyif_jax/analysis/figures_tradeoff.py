@@ -199,7 +199,7 @@ def _aligned(cells: Sequence[Cell]) -> str:
 def _edges(values: Iterable[float]) -> dict[float, tuple[float, float]]:
   """Value -> the middles to its neighbours; the outer ones as wide as the next."""
   own = sorted(set(values))
-  middles = [math.sqrt(a * b) for a, b in itertools.pairwise(own)] or [own[0] * 2]
-  first, last = own[0] ** 2 / middles[0], own[-1] ** 2 / middles[-1]
-  edges = [min(first, own[0] / 1.1), *middles[: len(own) - 1], max(last, own[-1] * 1.1)]
+  middles = [math.sqrt(a * b) for a, b in itertools.pairwise(own)]
+  low, high = (middles[0], middles[-1]) if middles else (own[0] * 2, own[0] / 2)
+  edges = [own[0] ** 2 / low, *middles, own[-1] ** 2 / high]
   return {v: (edges[n], edges[n + 1]) for n, v in enumerate(own)}
