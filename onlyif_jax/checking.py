@@ -53,9 +53,6 @@ def check(name: str, settings: str = '') -> list[Finding]:
   settings: 'field=value,...', lists as 1|2.
   """
   made = config_lib.task_settings(name)
-  missing = [f.name for f in dataclasses.fields(made) if _has_no_default(f)]
-  if missing:
-    raise ConfigError(f'{name}: {", ".join(missing)} need a default value')
   run = RunConfig(task=made())
   words = [f'task.{word}' for word in settings.split(',') if word]
   run = config_lib.variant(run, ','.join(words))
@@ -65,13 +62,6 @@ def check(name: str, settings: str = '') -> list[Finding]:
   except ConfigError as e:
     return [Finding('settings', False, str(e))]
   return checks
-
-
-def _has_no_default(field) -> bool:
-  return (
-    field.default is dataclasses.MISSING
-    and field.default_factory is dataclasses.MISSING
-  )
 
 
 def _guarded(subject: Subject, name: str) -> Finding:

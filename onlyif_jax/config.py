@@ -113,7 +113,11 @@ def task_settings(name: str) -> type:
 @functools.cache
 def _outside_settings(name: str) -> type:
   cls = outside_class(name)
-  fields = [(f.name, f.type, f) for f in dataclasses.fields(cls) if f.name != 'name']
+  kinds, own = typing.get_type_hints(cls), dataclasses.fields(cls)
+  for f in own:
+    if f.default is f.default_factory:  # both are missing
+      raise ConfigError(f'{name}: its field {f.name} needs a default value')
+  fields = [(f.name, kinds[f.name], f) for f in own if f.name != 'name']
   return dataclasses.make_dataclass(
     'Settings', [('name', str, name), *fields], frozen=True
   )

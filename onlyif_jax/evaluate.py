@@ -10,7 +10,9 @@ _EXAMPLES = flags.DEFINE_integer(
   'examples', None, 'Per split; default: as in training.', lower_bound=1
 )
 _SPLIT = flags.DEFINE_string(
-  'split', 'all', 'unseen, dev, seen, train, one that the task adds, or all.'
+  'split',
+  'all',
+  'unseen, dev, seen, train, one that the task adds, counterfactual, or all.',
 )
 _SHOW = flags.DEFINE_integer('show', 0, 'Wrong outputs to print, decoded freely.', 0)
 _MEMBER = flags.DEFINE_string('member', None, 'One member; default: all.')

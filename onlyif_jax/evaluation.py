@@ -15,6 +15,7 @@ from rich.table import Table
 from onlyif_jax import experiment as experiment_lib
 from onlyif_jax.checkpoint import Checkpointer
 from onlyif_jax.config import ConfigError, RunConfig
+from onlyif_jax.evals import counterfactual
 from onlyif_jax.evals.exact_match import EvalSet, Evaluator, eval_sets, plain_set
 from onlyif_jax.experiment import Experiment, Row
 from onlyif_jax.models import decode
@@ -115,6 +116,9 @@ def show(
   config = run.config.eval
   if examples:
     config = dataclasses.replace(config, examples=examples)
+  if splits == (counterfactual.SPLIT,):
+    _show_counterfactual(run, members, step, config.examples)
+    return []
   table = Table(title='exact match: right / examples', title_justify='left', box=None)
   done: list[tuple[Restored, list[Tally]]] = []
   columns: list[str] = []
@@ -147,6 +151,29 @@ def show(
     evaluator = made[run.experiment.sibling(one.row).trainer]
     show_wrong(run, one, evaluator, wrong, console)
   return done
+
+
+def _show_counterfactual(run: Run, members, step, examples: int) -> None:
+  """Prints what members do where something else would be easier than to obey."""
+  table = Table(title='shares of outputs', title_justify='left', box=None)
+  made: dict = {}
+  for one in restore(run, members, step):
+    own = run.experiment.sibling(one.row)
+    if own.trainer not in made:
+      evaluator = own.evaluator(parallel.make_mesh(1))
+      made[own.trainer] = counterfactual.Counterfactual(evaluator)
+    params, stacked = ensemble.stack([one.params]), own.members([one.row])
+    (tallies,) = made[own.trainer].tallies(params, stacked, examples)
+    if not tallies:
+      raise ConfigError('--split=counterfactual needs a task with an x and a y')
+    if not table.columns:
+      for name in ('member', 'step', *(t.slice for t in tallies)):
+        table.add_column(name, justify='right')
+    shares = ['-' if t.value is None else f'{t.value:.3f}' for t in tallies]
+    table.add_row(one.row.member, str(one.step), *shares)
+  Console(width=None if Console().is_terminal else 200).print(table)
+  for name, meaning in counterfactual.MEANING.items():
+    print(f'{name}: {meaning}')
 
 
 def show_wrong(run: Run, one: Restored, evaluator: Evaluator, wrong: int, console):

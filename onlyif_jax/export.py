@@ -34,7 +34,7 @@ def main(argv) -> int:
   if _TO.value == 'bundle':
     from onlyif_jax.analysis import bundle
 
-    path, left = bundle.write(_WORKDIR.value, _OUT.value)
+    path, left = bundle.write(str(_WORKDIR.value), str(_OUT.value))
     print(
       f'written: {path}' + (f'; left out for size: {", ".join(left)}' if left else '')
     )

@@ -235,16 +235,16 @@ class StackRun:
       for tally in own
       if row.member not in self.failed
     ]
-    self._table('results.csv', RESULT_COLUMNS, table)
     if self.anatomist is not None:
-      self._examine(self.anatomist, params, sets)
+      table += self._examine(self.anatomist, params, sets)
+    self._table('results.csv', RESULT_COLUMNS, table)
     good = [r.member for r in self.stack.rows if r.member not in self.failed]
     event = {'event': 'done', 'stack': self.stack.name, 'members': good}
     self.workdir.append_json('ledger.jsonl', event)
     self._time('final_eval', self.steps, time.perf_counter() - began)
 
   def _examine(self, anatomist: Anatomist, params, sets):
-    """Writes what the members' freely decoded outputs look like."""
+    """Writes what the members' decoded outputs look like; more rows of results."""
     found = anatomist.examine(params, self.members, sets, self.prompts)
     pairs = [
       (row, one)
@@ -257,6 +257,11 @@ class StackRun:
     self._table('cells.csv', CELL_COLUMNS, rows)
     wrong = [{'member': row.member} | line for row, one in pairs for line in one.wrong]
     self.workdir.append_json('wrong.jsonl', *wrong)
+    return [
+      self.columns(row) | tally_columns(tally) | self._cost()
+      for row, one in pairs
+      for tally in one.tallies
+    ]
 
   def _table(self, name: str, columns: tuple[str, ...], rows: list[dict]):
     self.workdir.append_csv(name, self.workdir.columns(columns), rows)

@@ -17,7 +17,7 @@ from flax import nnx
 from onlyif_jax.evals import mistakes
 from onlyif_jax.evals.anatomy import Anatomist
 from onlyif_jax.evals.crossed import Shown
-from onlyif_jax.evals.exact_match import Evaluator, _as_uint64
+from onlyif_jax.evals.exact_match import Evaluator, as_uint64
 from onlyif_jax.evals.mistakes import Mistake
 from onlyif_jax.models import decode
 from onlyif_jax.models.gpt2 import GPT2
@@ -219,7 +219,7 @@ def training_examples(m):
     mask_instruction=jnp.zeros_like(STACKED.mask_instruction),
     permute_y=jnp.zeros_like(STACKED.permute_y),
   )
-  batch = jax.device_get(EVALUATOR._make(SET['train'])(plain, jnp.int32(0))[0])
+  batch = jax.device_get(EVALUATOR.make(SET['train'])(plain, jnp.int32(0))[0])
   return [parts(row) for row in batch.tokens_BL[m].tolist()][:59]
 
 
@@ -306,8 +306,8 @@ def test_outputs_of_hidden_rules_are_judged_by_the_rule():
 
 
 def test_prompts_that_were_trained_on_are_left_out():
-  batch = jax.device_get(EVALUATOR._make(SET['seen'])(STACKED, jnp.int32(0))[0])
-  hashes = [_as_uint64(own)[:ROWS] for own in batch.prompt_hash_B2]
+  batch = jax.device_get(EVALUATOR.make(SET['seen'])(STACKED, jnp.int32(0))[0])
+  hashes = [as_uint64(own)[:ROWS] for own in batch.prompt_hash_B2]
   some = [own[5 * m : 5 * m + 7] for m, own in enumerate(hashes)]
   for m, one in enumerate(examine(lambda m, e: e['out'], some)):
     left = int((~np.isin(hashes[m], some[m])).sum())

@@ -11,7 +11,7 @@ from outside_task import Reverse
 from runs import toy_config
 
 from onlyif_jax import checking, config, experiment
-from onlyif_jax.config import RunConfig, base_config, freeze
+from onlyif_jax.config import ConfigError, RunConfig, base_config, freeze
 from onlyif_jax.subject import Subject
 from onlyif_jax.tasks.rules import RuleSpace
 from onlyif_jax.training import parallel
@@ -121,10 +121,10 @@ def test_a_mask_over_the_answer_or_nothing_is_found():
 
 
 def test_what_is_missing_or_unhashable_is_named():
-  class Bare(Reverse):
+  class Without(Reverse):
     fields = None
 
-  assert 'the task has no fields()' in found('contract', full=Bare()).text
+  assert 'the task has no fields()' in found('contract', full=Without()).text
 
   class Loose(Reverse):
     __hash__ = None
@@ -160,6 +160,25 @@ def test_the_command_exits_by_what_it_found(tmp_path):
       assert message in err
   finally:
     server.close()
+
+
+@dataclasses.dataclass(frozen=True)
+class Later(Reverse):
+  size: 'int' = 3
+  names: 'tuple[int, ...]' = (1,)
+
+
+def test_fields_need_defaults_and_their_types_may_be_text():
+  own = config.task_settings('test_check:Later')
+  kinds = {f.name: f.type for f in dataclasses.fields(own)}
+  assert (kinds['size'], kinds['names']) == (int, tuple[int, ...])
+  with pytest.raises(ConfigError, match='Bare: its field size needs a default'):
+    config.task_settings('test_check:Bare')
+
+
+@dataclasses.dataclass(frozen=True)
+class Bare:
+  size: int
 
 
 def test_an_outside_task_is_trained_by_its_name():

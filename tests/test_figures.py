@@ -242,7 +242,7 @@ WORDS = {  # what each figure must say
   ),
   'lengths': ('pattern 6, input 20', 'I$_{50}$', '['),
   'tradeoff': (
-    'equal steps (1,249)',
+    'equal steps (1,250)',
     'equal passes (4)',
     'crossed: never',
     'N = I x S',

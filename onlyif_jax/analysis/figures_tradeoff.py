@@ -56,11 +56,13 @@ def planes(view: View) -> dict[str, list[Cell]]:
   out = {}
   if steps:
     batch = view.run.config.data.batch_size
-    n, epochs = (view.number(steps[0], f'data.{f}') for f in ('examples', 'epochs'))
-    out[f'equal steps ({int(n * epochs) // batch:,})'] = _cells(view, steps)
+    each = [
+      view.number(r, 'data.examples') * view.number(r, 'data.epochs') for r in steps
+    ]
+    out[f'equal steps ({int(max(each)) // batch:,})'] = _cells(view, steps)
   if passes:
-    epochs = view.number(passes[0], 'data.epochs')
-    out[f'equal passes ({epochs:g})'] = _cells(view, passes)
+    epochs = max(view.number(r, 'data.epochs') for r in passes)
+    out[f'equal passes ({epochs:.4g})'] = _cells(view, passes)
   if steps:
     early = {r.member: r for r in until_fitted(view.run, steps)}
     cells = [

@@ -8,7 +8,7 @@ to hold a held-out x (or, with no-ops, happens not to).
 
 import dataclasses
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +16,9 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 
 from onlyif_jax.data import Member
-from onlyif_jax.evals import mistakes
+from onlyif_jax.evals import mistakes, symbolic
 from onlyif_jax.evals.crossed import Shown, answers, crossed, first
-from onlyif_jax.evals.exact_match import Evaluator, _as_uint64
+from onlyif_jax.evals.exact_match import Evaluator, as_uint64
 from onlyif_jax.evals.mistakes import Mistake
 from onlyif_jax.evals.patterns import applied, replaces_strings, shown
 from onlyif_jax.keys import Purpose
@@ -27,8 +27,10 @@ from onlyif_jax.tasks import tokens
 from onlyif_jax.tasks.contract import EvalSet
 from onlyif_jax.tasks.rules import Part
 from onlyif_jax.training import ensemble
+from onlyif_jax.training.metrics import Tally
 from onlyif_jax.training.step import graphdef
 
+MEASURES = {'algebra': symbolic.tally}  # task.name -> counts of (expected, got) pairs
 BATCH = 256  # prompts that are decoded at once
 RULES = 1024  # training rules that are made at once
 INPUTS = 4096  # training inputs among which those that hold a held-out x are sought
@@ -56,12 +58,13 @@ class Anatomy(NamedTuple):
   rows: one dict per split and class (COLUMNS). cells: one per cell of the 2 x 2: rule,
   input, split, examples, right, and `why_not` where something is missing. wrong: wrong
   outputs, of as many classes and splits as there are: split, class, prompt, expected,
-  output.
+  output. tallies: what `MEASURES` knows of the task's outputs, by split.
   """
 
   rows: list[dict]
   cells: list[dict]
   wrong: list[dict]
+  tallies: list[Tally]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +99,8 @@ class Anatomist:
     ]
 
   def _report(self, shown, outputs, trained) -> Anatomy:
-    noops, rows, wrong, right = self.evaluator.data.task.noops, [], [], {}
+    task = self.evaluator.data.task
+    noops, rows, wrong, right, tallies = task.noops, [], [], {}, []
     for split, own in shown.items():
       letters, ended_N = mistakes.read(outputs[split])
       kinds_N = mistakes.classify(
@@ -106,9 +110,11 @@ class Anatomist:
       for kind in Mistake:
         values = (split, kind.name.lower(), int((kinds_N == kind).sum()), len(kinds_N))
         rows.append(dict(zip(COLUMNS, values, strict=True)))
-      wrong += _wrong(split, own, outputs[split], kinds_N)
+      wrong += _wrong(split, own, outputs[split], kinds_N, task.symbols)
+      tallies += _measured(task, split, own, outputs[split])
     wrong.sort(key=lambda pair: pair[0])
-    return Anatomy(rows, cells(shown, right), [row for _, row in wrong[:WRONG]])
+    kept = [row for _, row in wrong[:WRONG]]
+    return Anatomy(rows, cells(shown, right), kept, tallies)
 
   def _examples(self, members, one: EvalSet, trained_on, patterned) -> list[Shown]:
     """Each member's examples of a set, those left out that were trained on."""
@@ -118,10 +124,10 @@ class Anatomist:
       count = min(one.examples, max(self.examples, INPUTS))
     parts = []
     for start in range(0, count, size):
-      batch, exists = self.evaluator._make(one)(members, jnp.int32(start))
+      batch, exists = self.evaluator.make(one)(members, jnp.int32(start))
       stated = batch
       if plain is not members:
-        stated, _ = self.evaluator._make(one)(plain, jnp.int32(start))
+        stated, _ = self.evaluator.make(one)(plain, jnp.int32(start))
       made = {'hash': batch.prompt_hash_B2, 'exists': exists}
       for name, own in (('', batch), ('stated_', stated)):
         made |= {name + 'tokens': own.tokens_BL, name + 'start': own.answer_BA[..., 0]}
@@ -132,7 +138,7 @@ class Anatomist:
     for m, prompts in enumerate(trained_on):
       keep_N = raw['exists'][m]
       if one.split != 'train':
-        keep_N = keep_N & ~np.isin(_as_uint64(raw['hash'][m]), prompts)
+        keep_N = keep_N & ~np.isin(as_uint64(raw['hash'][m]), prompts)
       own = {name: values[m][keep_N] for name, values in raw.items()}
       start_N = own['start'] + 1
       expected, _ = mistakes.read(answers(own['tokens'], start_N))
@@ -239,7 +245,7 @@ class Anatomist:
       i_R = start + jnp.arange(RULES, dtype=jnp.int32)
       return jax.vmap(lambda i: one(member, i))(i_R)
 
-    return self.evaluator._lift(many, 1)
+    return self.evaluator.lift(many, 1)
 
 
 def cells(shown, right) -> list[dict]:
@@ -264,7 +270,7 @@ def cells(shown, right) -> list[dict]:
   return out
 
 
-def _wrong(split, shown: Shown, output_NA, kinds_N):
+def _wrong(split, shown: Shown, output_NA, kinds_N, symbols: str):
   """Wrong outputs as (rank within split and class, row), the first WRONG of each."""
   out = []
   expected_NA = answers(shown.tokens_NL, shown.start_N)
@@ -273,12 +279,29 @@ def _wrong(split, shown: Shown, output_NA, kinds_N):
       row = {
         'split': split,
         'class': Mistake(kind).name.lower(),
-        'prompt': tokens.show(shown.tokens_NL[n, : shown.start_N[n]]),
-        'expected': tokens.show(expected_NA[n]),
-        'output': tokens.show(output_NA[n]),
+        'prompt': tokens.show(shown.tokens_NL[n, : shown.start_N[n]], symbols),
+        'expected': tokens.show(expected_NA[n], symbols),
+        'output': tokens.show(output_NA[n], symbols),
       }
       out.append((rank, row))
   return out
+
+
+def _measured(task: Any, split: str, shown: Shown, output_NA) -> list[Tally]:
+  """The task's own measures of its outputs, as shares of those that were decoded."""
+  if getattr(task, 'name', '') not in MEASURES:
+    return []
+
+  def texts(ids_NA):
+    return [tokens.show(ids_A, task.symbols).partition('$')[0] for ids_A in ids_NA]
+
+  expected = texts(answers(shown.tokens_NL, shown.start_N))
+  counts = MEASURES[task.name](zip(expected, texts(output_NA), strict=True))
+  pairs = counts.pop('pairs')
+  return [
+    Tally(split, 'all', f'symbolic_{name}', count, pairs, None)
+    for name, count in counts.items()
+  ]
 
 
 def _as_stated(members: Member) -> Member:

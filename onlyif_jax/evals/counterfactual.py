@@ -93,7 +93,7 @@ class Counterfactual:
         'seen_x_new_y': (outcome_of_new(right_8B[6:]), new_exists_B, rule_B),
       }
 
-    return self.evaluator._lift(judge, 1)
+    return self.evaluator.lift(judge, 1)
 
   def right(self, params, forced_KB: Forced):
     """Whether each forced answer is the greedy output: [K, B]."""

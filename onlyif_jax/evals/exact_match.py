@@ -73,7 +73,7 @@ class Evaluator:
     """Each member's verdicts on one set; prompts that were trained on are dropped."""
     parts = []
     for start in range(0, one.examples, self.batch_size):
-      batch, exists = self._make(one)(members, jnp.int32(start))
+      batch, exists = self.make(one)(members, jnp.int32(start))
       made = {k: getattr(batch, k) for k in ('rule_B', 'prompt_hash_B2', 'slices')}
       parts.append(self._judge(params, batch) | made | {'exists': exists})
     parts = jax.device_get(parts)
@@ -83,7 +83,7 @@ class Evaluator:
       own = jax.tree.map(lambda v, m=m: v[m], raw)
       keep = own['exists']
       if one.split != 'train':
-        keep = keep & ~np.isin(_as_uint64(own['prompt_hash_B2']), prompts)
+        keep = keep & ~np.isin(as_uint64(own['prompt_hash_B2']), prompts)
       if 'copied' in own:
         _add_noop_rates(own)
       out.append(
@@ -94,9 +94,9 @@ class Evaluator:
   def training_prompts(self, members) -> list[np.ndarray]:
     """Each member's 64-bit hashes of every prompt that it trains on."""
     hashes = jax.device_get(self._training_hashes(members))
-    return [np.unique(_as_uint64(own)) for own in hashes]
+    return [np.unique(as_uint64(own)) for own in hashes]
 
-  def _lift(self, function, shared: int):
+  def lift(self, function, shared: int):
     """jit of function(member args, shared args) over the mesh's members."""
     lifted = ensemble.lift(function, 'map')
     specs = (P('member'),) + (P(),) * shared
@@ -106,17 +106,19 @@ class Evaluator:
 
   @functools.cached_property
   def _judge(self):
-    judge = self._lift(lambda args: self.judge(*args), 0)
+    judge = self.lift(lambda args: self.judge(*args), 0)
     return lambda params, batch: judge((params, batch))
 
   @functools.lru_cache(maxsize=64)  # noqa: B019 - an evaluator lives as long as a run
-  def _make(self, one: EvalSet):
+  def make(self, one: EvalSet):
+    """(members, start) -> (batch, exists) of a set's examples from `start` on."""
+
     def make(member, start):
       i_B = start + jnp.arange(self.batch_size, dtype=jnp.int32)
       batch, exists_B = self.batch(member, one, i_B)
       return batch, exists_B & (i_B < one.examples)
 
-    return self._lift(make, 1)
+    return self.lift(make, 1)
 
   @functools.cached_property
   def _training_hashes(self):
@@ -137,7 +139,7 @@ class Evaluator:
       starts = jnp.arange(0, total, size, dtype=jnp.int32)
       return jax.lax.map(part, starts).reshape(-1, 2)
 
-    return self._lift(hashes, 0)
+    return self.lift(hashes, 0)
 
   def batch(self, member: Member, one: EvalSet, i_B) -> tuple[Batch, jax.Array]:
     """Examples i_B of a set, and whether each exists."""
@@ -216,6 +218,7 @@ def _add_noop_rates(own) -> None:
   counts['false_op'], counts['false_no_op'] = noop, 1 - noop
 
 
-def _as_uint64(hash_N2) -> np.ndarray:
+def as_uint64(hash_N2) -> np.ndarray:
+  """Two 32-bit halves -> 64-bit hashes."""
   words = np.asarray(hash_N2).astype(np.uint64)
   return (words[..., 0] << np.uint64(32)) | words[..., 1]

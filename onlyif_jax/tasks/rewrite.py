@@ -86,6 +86,9 @@ class Rewrite(RewriteSettings):
   def kind(self, name: str, i_B):
     """'plain': x occurs; 'even': in every second input; 'near': it nearly occurs."""
     if name == 'even':
+      lengths = self.x_max - self.x_min + 1
+      if lengths % 2 == 0:  # |x| takes turns too: each length is to have both kinds
+        i_B = i_B + i_B // lengths
       return jnp.where(i_B % 2 == 0, Kind.NO_OP, Kind.HAS_OP)
     return jnp.full_like(i_B, {'plain': Kind.HAS_OP, 'near': Kind.NEAR_MISS}[name])
 
