@@ -43,7 +43,7 @@ def get_config(arg=None):
   if given.size == 'cpu':
     presets.two_cores(c)
     c.task.pattern_length, c.task.input_length = 12, 24
-    c.sweep.counts = (500, 2_000, 10_000)
+    c.sweep.counts = (500, 5_000)
     pairs = [(own, 4) for own in CLASSES] + [(CLASSES[2], k) for k in (6, 12)]
   else:
     _full(c)

@@ -39,7 +39,7 @@ def get_config(arg=None):
     again = [(i, s) for i, s in cells if i < 6_400 and s > 3]
   else:
     presets.papers(c)
-    steps, passes = 97_656, 50.0
+    steps, passes = 50 * 10**6 / 512, 50.0  # one cell is in both planes
     cells = [(i, s) for i in (100, 300, 1_000, 10_000) for s in (1, 10, 100, 1_000)]
     cells = again = [(i, s) for i, s in cells if i * s >= 10_000]
   batch = c.data.batch_size

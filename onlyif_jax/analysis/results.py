@@ -152,14 +152,16 @@ def analyse(workdir: Path | str) -> Analysis:
 
 
 def write(run: Analysis, out: Path, *, anonymous: bool = False) -> None:
-  """Writes transition.json and figure.png into `out`; raises ConfigError."""
-  from onlyif_jax.analysis import figures  # it reads this module's classes
+  """Writes transition.json, figure.png and anatomy.png; raises ConfigError."""
+  from onlyif_jax.analysis import figures, figures_anatomy  # they read this module
 
   text = json.dumps(run.to_json(), indent=1, allow_nan=False)
   try:
     out.mkdir(parents=True, exist_ok=True)
     (out / 'transition.json').write_text(text + '\n')
     figures.draw(run, out / 'figure.png', anonymous=anonymous)
+    if (run.workdir / 'anatomy.csv').exists():
+      figures_anatomy.draw_anatomy(run, out / 'anatomy.png', anonymous=anonymous)
   except OSError as e:
     raise ConfigError(f'{out}: cannot write the analysis ({e.strerror})') from e
 

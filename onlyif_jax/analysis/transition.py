@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 FAILS, HOLDS = 0.05, 0.9  # the bracket: all seeds <= FAILS, all >= HOLDS x ceiling
+CEILING = 0.5  # below this nothing holds
 MIN_RISE = 0.3  # less is no step
 MIN_COUNTS = 4  # the logistic has four parameters
 NEAR = 0.1  # decades: an end of the rise without a count this near is extrapolated
@@ -157,7 +158,8 @@ def bracket(by_seed: Mapping[str, Iterable[Point]]):
   """(largest x with all seeds <= 0.05, smallest x from which all >= 0.9 ceiling).
 
   The ceiling is the highest mean over seeds at any x, so that no model enters.
-  An end that the points do not show is None.
+  An end that the points do not show is None, and so is the second one where the
+  ceiling is below 0.5.
   """
   at: dict[float, list[float]] = {}
   for p in itertools.chain(*by_seed.values()):
@@ -167,7 +169,7 @@ def bracket(by_seed: Mapping[str, Iterable[Point]]):
   means = [float(np.mean(v)) for v in at.values()]
   low = max((x for x, v in at.items() if max(v) <= FAILS), default=None)
   high = None
-  if max(means) - min(means) >= MIN_RISE:
+  if max(means) >= CEILING and max(means) - min(means) >= MIN_RISE:
     for x in sorted(at, reverse=True):
       if min(at[x]) < HOLDS * max(means):
         break
