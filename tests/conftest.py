@@ -1,5 +1,10 @@
 """Hostile settings for every test: 8 devices, no silent rank promotion."""
 
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
 import jax
 
 collect_ignore = ['data']  # a script that made recorded data, with torch
@@ -9,3 +14,16 @@ jax.config.update('jax_num_cpu_devices', 8)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 # Compiling dominates at toy sizes; the slow suite and CI's runs compile as users do.
 jax.config.update('jax_disable_most_optimizations', True)
+# The workers of one call find on disk what another has compiled.
+_CACHE = Path(tempfile.gettempdir()) / (
+  'onlyif_jax_tests_' + os.environ.get('PYTEST_XDIST_TESTRUNUID', str(os.getpid()))
+)
+jax.config.update('jax_compilation_cache_dir', str(_CACHE))
+jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
+
+
+def pytest_sessionfinish(session):
+  """The last process of the call removes what was compiled."""
+  if not hasattr(session.config, 'workerinput'):
+    for path in Path(tempfile.gettempdir()).glob('onlyif_jax_tests_*'):
+      shutil.rmtree(path, ignore_errors=True)

@@ -10,7 +10,6 @@ from pathlib import Path
 import jax
 import pytest
 import toy
-from jax.experimental.compilation_cache import compilation_cache
 
 from onlyif_jax import config as config_lib
 from onlyif_jax import sweep
@@ -19,6 +18,7 @@ from onlyif_jax.loop import Stack
 from onlyif_jax.tasks import certificate
 from onlyif_jax.workdir import Workdir
 
+CACHE = Path(jax.config.jax_compilation_cache_dir)  # of every process of a call
 SAME_BYTES = ('results.csv', 'metrics.jsonl', 'dynamics.csv', 'transition.json')
 COMMAND = ('-m', 'onlyif_jax.main', f'--config={toy.__file__}')
 
@@ -32,7 +32,7 @@ def toy_config(arg: str = '', **settings) -> config_lib.RunConfig:
   return config_lib.freeze(c)
 
 
-def share_compiles(cache: Path):
+def share_compiles():
   """Every run of a test module uses the same compiled programs; undo() at its end."""
   patch = pytest.MonkeyPatch()
   for name in ('program', 'evaluator'):
@@ -47,20 +47,7 @@ def share_compiles(cache: Path):
 
     patch.setattr(Experiment, name, shared)
   patch.setattr(certificate, 'certify', functools.cache(certificate.certify))
-  # Other processes find on disk what this one compiled.
-  jax.config.update('jax_compilation_cache_dir', str(cache))
-  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
-  jax.config.update('jax_disable_most_optimizations', True)  # compiles dominate
-  compilation_cache.reset_cache()
   return patch
-
-
-def stop_sharing(patch) -> None:
-  """Undoes share_compiles."""
-  patch.undo()
-  jax.config.update('jax_compilation_cache_dir', None)
-  jax.config.update('jax_disable_most_optimizations', False)
-  compilation_cache.reset_cache()
 
 
 def start(cache: Path, *words: str, **more):

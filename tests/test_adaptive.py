@@ -155,11 +155,11 @@ def steps(monkeypatch):
 
 
 def test_a_toy_run_explores_then_reports_and_resumes(tmp_path, monkeypatch):
-  patch = runs.share_compiles(tmp_path / 'compiled')
+  patch = runs.share_compiles()
   try:
     _a_toy_run(tmp_path, monkeypatch)
   finally:
-    runs.stop_sharing(patch)
+    patch.undo()
 
 
 def _a_toy_run(tmp_path, monkeypatch):
@@ -172,7 +172,6 @@ def _a_toy_run(tmp_path, monkeypatch):
     sweep_adaptive_budget=3,
     sweep_references=(),
     eval_loop_points=0,
-    data_epochs=0.2,
   )
   with monkeypatch.context() as patch:
     writes = watch(patch)

@@ -18,10 +18,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope='module', autouse=True)
-def cache(tmp_path_factory):
-  patch = runs.share_compiles(tmp_path_factory.getbasetemp() / 'compiled')
+def cache():
+  patch = runs.share_compiles()
   yield
-  runs.stop_sharing(patch)
+  patch.undo()
 
 
 def snippet(text):

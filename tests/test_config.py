@@ -45,7 +45,7 @@ def test_every_config_and_size_builds(path):
     built = experiment.build(run)
     assert (run.name, run.size) == (path.stem, size)
     assert built.data.plan.steps > 100
-    assert len(experiment.rows(run)) > 10
+    assert len(experiment.rows(run)) >= 8
   assert module.__doc__
   assert 'python -m onlyif_jax.main' in module.__doc__
   assert path.read_text().count('\n') <= 80

@@ -37,11 +37,10 @@ FILES = {
 
 
 @pytest.fixture(scope='module')
-def cache(tmp_path_factory):
-  path = tmp_path_factory.getbasetemp() / 'compiled'
-  patch = runs.share_compiles(path)
-  yield path
-  runs.stop_sharing(patch)
+def cache():
+  patch = runs.share_compiles()
+  yield runs.CACHE
+  patch.undo()
 
 
 @pytest.fixture(scope='module')

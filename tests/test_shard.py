@@ -20,7 +20,7 @@ SETTINGS = {'sweep_references': ('one', 'masked'), 'eval_loop_points': 1}
 @pytest.fixture(scope='module')
 def made(tmp_path_factory):
   """A whole run, and a directory with both shards of the same sweep."""
-  patch = runs.share_compiles(tmp_path_factory.getbasetemp() / 'compiled')
+  patch = runs.share_compiles()
   patch.setattr(results, 'analyse', lambda path: None)  # it is slow to draw
   config = toy_config(ARG, **SETTINGS)
   path = tmp_path_factory.mktemp('shards')
@@ -29,7 +29,7 @@ def made(tmp_path_factory):
     own = shards.place(path / 'split', shard)
     assert sweep.run(config, own, shard=shard) == (True, {}, None)
   yield config, path
-  runs.stop_sharing(patch)
+  patch.undo()
 
 
 def split(made, tmp_path):
