@@ -105,9 +105,13 @@ class Experiment:
       counts_R=jnp.asarray(self._counts(row), jnp.int32),
       setting={
         name: jnp.asarray(value)
-        for name, value in self.task.setting(row.instructions).items()
+        for name, value in self.setting(row.instructions).items()
       },
     )
+
+  def setting(self, instructions: int) -> dict[str, np.ndarray]:
+    """The task's traced settings of a member; ConfigError where it cannot be."""
+    return _asked(self.task.setting, instructions)
 
   def members(self, rows: Sequence[Row]) -> Member:
     """The stacked members of several rows, which share a program."""
@@ -181,7 +185,15 @@ def _shares(config: RunConfig, task: Task, count: int) -> np.ndarray | None:
   if config.data.alpha:
     return distribution.power_law(count, config.data.alpha)
   own = getattr(task, 'shares', None)  # a task may mix groups of rules
-  return None if own is None else own(count)
+  return None if own is None else _asked(own, count)
+
+
+def _asked(method, count: int):
+  """What a task says of a number of rules; its ValueError is the config's fault."""
+  try:
+    return method(count)
+  except ValueError as e:
+    raise ConfigError(str(e)) from None
 
 
 @functools.cache
@@ -299,7 +311,7 @@ def _rows_of(config, variant, pair) -> list[Row]:
 def _check_capacity(made: Experiment):
   config, space, plan = made.config, made.data.rules, made.data.plan
   largest, what = max(config.sweep.counts), space.description
-  setting = made.task.setting(largest)
+  setting = made.setting(largest)
   capacity = space.capacity(Part.TRAIN, setting)
   if largest > capacity:
     more = getattr(space, 'remedy', 'or widen what the task makes its rules of')

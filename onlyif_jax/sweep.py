@@ -299,7 +299,7 @@ def certificates(experiment: Experiment) -> list[dict]:
       count = max(count, min(own.data.rules.capacity(), CHECKED))
     # Variants with the same rules share a proof, of the largest number of them.
     key = (row.rules_seed, own.data.rules)
-    setting = own.task.setting(count)
+    setting = own.setting(count)
     key += tuple((name, value.tobytes()) for name, value in setting.items())
     if key not in groups or groups[key][1] < count:
       groups[key] = (own, count, setting)

@@ -112,6 +112,13 @@ def test_capacity_is_told():
     experiment.build(run)
 
 
+def test_what_a_task_refuses_is_a_config_error():
+  c = config.base_config('algebra')
+  c.task.specialist, c.sweep.counts, c.data.examples = 20, (10,), 100
+  with pytest.raises(ConfigError, match='20 in-domain rules are more than the 10'):
+    experiment.build(freeze(c))
+
+
 def test_arguments_of_a_config_file():
   sizes, fields = ('cpu', 'full'), {'counts': tuple[int, ...], 'epochs': float}
   assert parse_arg(None, sizes, **fields).size == 'cpu'
