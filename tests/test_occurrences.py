@@ -65,7 +65,8 @@ def check_one(task, row, m, slices, inserted):
   assert parts['out'] == oracle.rewrite(x, y, z)
   assert len(z) == task.input_length
   assert oracle.occurrences(x, z) == m
-  assert slices == {'noop': m == 0, 'occurrences': m, 'pattern_length': len(x)}
+  wanted = {'noop': m == 0, 'occurrences': m, 'pattern_length': len(x)}
+  assert slices == wanted | {'near_miss': oracle.near(x, z)}
   at = z.find(x)
   assert list(inserted) == (list(range(at, at + len(y))) if m else [])
 

@@ -83,20 +83,7 @@ class Occurrences(OccurrencesSettings, Rewrite):
     del setting
     bits = jax.random.bits(key, (2, self.input_length))
     z_Z = self._input(rule, jnp.asarray(kind, jnp.int32), bits)
-    out_O, out_len, place, found = rewrite.rewrite(z_Z, rule, self.out_length)
-    inserted_A = jnp.arange(self.answer_length)
-    inserted_A = (inserted_A >= place) & (inserted_A < place + rule.y_len) & found
-    return self.pack(
-      shown or rule,
-      z_Z,
-      (out_O, out_len),
-      inserted_A=inserted_A,
-      slices={
-        'noop': (~found).astype(jnp.int32),
-        'occurrences': rewrite.count(z_Z, rule),
-        'pattern_length': rule.x_len,
-      },
-    )
+    return self.answered(rule, z_Z, shown)
 
   def _input(self, rule: Rule, m, bits):
     """Random letters with x at m places, and no match that starts elsewhere.

@@ -134,6 +134,10 @@ class Rewrite(RewriteSettings):
     if self.noops:
       no_op_Z = self._no_op(rule, bits, near=kind == Kind.NEAR_MISS)
       z_Z = jnp.where(kind == Kind.HAS_OP, z_Z, no_op_Z)
+    return self.answered(rule, z_Z, shown)
+
+  def answered(self, rule: Rule, z_Z, shown: Rule | None = None) -> tokens.Example:
+    """The example of a rule and an input; `shown` is the rule that is stated."""
     out_O, out_len, place, found = rewrite(z_Z, rule, self.out_length)
     inserted_A = jnp.arange(self.answer_length)
     inserted_A = (inserted_A >= place) & (inserted_A < place + rule.y_len) & found
