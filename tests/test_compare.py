@@ -141,6 +141,7 @@ def test_compare_from_the_command_line(tmp_path):
 
 def test_a_bundle_holds_the_numbers_and_no_weights(tmp_path):
   path = fake_run.make(tmp_path / 'run', counts=COUNTS)
+  fake_run.anatomy(path)
   (path / 'checkpoints').mkdir()
   (path / 'checkpoints' / 'weights').write_bytes(b'0' * 1000)
   (path / 'events').mkdir()

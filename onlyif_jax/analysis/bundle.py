@@ -16,10 +16,17 @@ NEEDED = ('config.json', 'results.csv')
 FILES = (
   *NEEDED,
   *('provenance.json', 'splits.json', 'ledger.jsonl', 'transition.json'),
-  *('timing.csv', 'anatomy.csv', 'cells.csv', 'figure.png'),
+  *('timing.csv', 'anatomy.csv', 'cells.csv', 'figure.png', 'anatomy.png'),
 )
 # Left out, in this order, where the rest would be too large.
-SPARE = ('dynamics.csv', 'wrong.jsonl', 'timing.csv', 'ledger.jsonl', 'figure.png')
+SPARE = (
+  'dynamics.csv',
+  'wrong.jsonl',
+  'anatomy.png',
+  'timing.csv',
+  'ledger.jsonl',
+  'figure.png',
+)
 _DATE = (1980, 1, 1, 0, 0, 0)  # the same content gives the same bytes
 
 
