@@ -152,7 +152,7 @@ def test_a_bundle_holds_the_numbers_and_no_weights(tmp_path):
     names = set(file.namelist())
   assert names == {
     *('config.json', 'provenance.json', 'results.csv', 'dynamics.csv'),
-    *('transition.json', 'figure.png'),
+    *('transition.json', 'figure.png', 'anatomy.csv', 'anatomy.png'),
   }
   assert packed.stat().st_size < 300_000
   again, _ = bundle.write(path, tmp_path / 'again.zip')
