@@ -21,7 +21,9 @@ Of 2,048 programs of the `cpu` size 10 % did not halt and in 17 % a rule could n
 apply, so the next candidate was taken; of their runs 8.5 % are trivial, 0.1 % end
 empty, 21 % end by a stop rule and 55 % take two or more rewrites.
 
-Measured: not yet.
+Measured (`cpu`, 1 seed, 21 min of CPU time): one step .08 .28 .44 .51 .48 .56 at I = 30
+100 300 1k 3k 10k, seen .81 to .51; final string .05 .07 .08 .21 .19 .26, seen .70 to
+.17: unseen programs as well as seen ones from 1,000 on, but neither well in 4 passes.
 """
 
 from onlyif_jax import presets
