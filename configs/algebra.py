@@ -15,10 +15,8 @@ training (split `deeper`), against the share of diversification rules and their 
 
 `cpu` (an analogue, not tuned): 8 cells of the generalist, 9 of the specialist.
 
-Measured (`cpu`, generalist, depth 1, 1 seed): unseen rules .003 .138 .126 .176 at I = 30
-200 1k 5k, seen 1.00 .87 .17 .17: from 1,000 rules on four passes do not even fit the
-training rules, so this says nothing about a step. Depth 2, the specialist and `full`:
-not run.
+Measured (depth 1, 1 seed): unseen .003 .138 .126 .176 at I = 30 200 1k 5k, seen 1.00 .87
+.17 .17: four passes do not fit the rules, so no result yet. The rest: not run.
 """
 
 from onlyif_jax import presets

@@ -154,6 +154,7 @@ def steps(monkeypatch):
   monkeypatch.setattr(Workdir, 'read_csv', read_csv)
 
 
+@pytest.mark.slow
 def test_a_toy_run_explores_then_reports_and_resumes(tmp_path, monkeypatch):
   patch = runs.share_compiles()
   try:

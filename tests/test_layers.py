@@ -65,7 +65,15 @@ def test_only_one_file_touches_orbax():
 
 def test_config_and_analysis_do_without_jax():
   for path in FILES:
-    if layer(path) in ('settings', 'config', 'analysis', 'workdir', 'provenance', 'cli', 'fit'):
+    if layer(path) in (
+      'settings',
+      'config',
+      'analysis',
+      'workdir',
+      'provenance',
+      'cli',
+      'fit',
+    ):
       tree = ast.parse(path.read_text())
       names = {
         alias.name.split('.')[0]

@@ -308,6 +308,7 @@ def test_fields_are_the_parts_of_a_prompt():
   assert hidden == {'input': [0], 'lhs_1': [-3, -3], 'rhs_1': []}
 
 
+@pytest.mark.slow
 def test_cell_has_new_programs_of_seen_rules():
   space, count = space_of(TASKS['step']), 37
   cell = functools.partial(space.cell_rule, 0, Part.TEST, 'seen_rules')

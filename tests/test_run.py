@@ -352,6 +352,7 @@ workdir.Workdir._append = append
 """
 
 
+@pytest.mark.slow
 def test_killed_processes_end_with_the_same_bytes(whole, cache, tmp_path):
   words = [f'--config={runs.toy.__file__}', f'--workdir={tmp_path / "run"}']
   server = runs.Server(cache)

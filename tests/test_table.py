@@ -225,6 +225,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
     table_file.read(TableSettings(path=str(path)))
 
 
+@pytest.mark.slow
 def test_a_run_of_a_table_and_a_file_that_changed_since(table, tmp_path):
   path = write(tmp_path / 'own.csv', rows())
   c, toy = base_config('table'), runs.toy.get_config()

@@ -36,6 +36,7 @@ def test_recovers_the_parameters_of_noiseless_curves():
     assert fit.freedom == len(COUNTS) - 4
 
 
+@pytest.mark.slow
 def test_more_starts_find_nothing_better(monkeypatch):
   rng = np.random.default_rng(7)
   starts = transition._starts
