@@ -96,6 +96,7 @@ def test_map_is_bit_equal_to_serial():
   assert equal(sums, serial_sums)
 
 
+@pytest.mark.slow
 def test_companions_do_not_change_a_member():
   both, _ = run(program('map', devices=2), ROWS, 5)
   for m, row in enumerate(ROWS):

@@ -107,6 +107,7 @@ def simulate(rng, *, seeds=3, mu=2.6, spread=0.08, slope=9, rho=0.02, n=2003):
   return out
 
 
+@pytest.mark.slow
 def test_interval_covers_the_truth():
   rng = np.random.default_rng(3)
   steps = [fit_transition(simulate(rng)).i_50 for _ in range(200)]
