@@ -11,6 +11,14 @@ from pathlib import Path
 from typing import Any
 
 
+def _at_least(settings: Any, **lows: int) -> None:
+  """Refuses fields of a task below their least value."""
+  for field, low in lows.items():
+    value = getattr(settings, field)
+    if value < low:
+      raise ValueError(f'task.{field}={value} is below {low}; give {low} or more')
+
+
 @dataclasses.dataclass(frozen=True)
 class RewriteSettings:
   """Basic and conditional rewriting."""
@@ -26,10 +34,7 @@ class RewriteSettings:
   order: str = 'xyz'  # prompt order: 'xyz' (instruction first) or 'zxy'
 
   def __post_init__(self):
-    for field, low in (('alphabet', 2), ('x_min', 1), ('y_min', 0)):
-      value = getattr(self, field)
-      if value < low:
-        raise ValueError(f'task.{field}={value} is below {low}; give {low} or more')
+    _at_least(self, alphabet=2, x_min=1, y_min=0)
     for side in 'xy':
       low, high = getattr(self, f'{side}_min'), getattr(self, f'{side}_max')
       if low > high:
@@ -54,8 +59,7 @@ class OccurrencesSettings(RewriteSettings):
 
   def __post_init__(self):
     super().__post_init__()
-    if self.matches < 1:
-      raise ValueError(f'task.matches={self.matches} is below 1; give 1 or more')
+    _at_least(self, matches=1)
     if self.matches * self.x_max > self.input_length:
       raise ValueError(
         f'task.matches={self.matches} times task.x_max={self.x_max} letters do not '
@@ -87,10 +91,7 @@ class SemanticsSettings:
   order: str = 'xyz'  # prompt order: 'xyz' (instruction first) or 'zxy'
 
   def __post_init__(self):
-    for field, low in (('alphabet', 2), ('pattern_length', 3), ('k_min', 3)):
-      value = getattr(self, field)
-      if value < low:
-        raise ValueError(f'task.{field}={value} is below {low}; give {low} or more')
+    _at_least(self, alphabet=2, pattern_length=3, k_min=3)
     if self.pattern_length > self.input_length:
       raise ValueError(
         f'task.pattern_length={self.pattern_length} does not fit into '
@@ -173,12 +174,8 @@ class MarkovSettings:
   held_out: str = 'rules'  # 'rules': rules are new too; 'programs': only programs
 
   def __post_init__(self):
-    least = {'alphabet': 2, 'rules': 1, 'lhs_min': 1, 'rhs_min': 0, 'input_min': 1}
-    for field, low in {**least, 'plants': 0, 'steps': 1}.items():
-      if getattr(self, field) < low:
-        raise ValueError(
-          f'task.{field}={getattr(self, field)} is below {low}; give {low} or more'
-        )
+    _at_least(self, alphabet=2, rules=1, lhs_min=1, rhs_min=0, input_min=1)
+    _at_least(self, plants=0, steps=1)
     for what in ('lhs', 'rhs', 'input'):
       low, high = getattr(self, f'{what}_min'), getattr(self, f'{what}_max')
       if low > high:
@@ -220,10 +217,7 @@ class TableSettings:
   least_rows: int = 2  # fewest rows of an instruction that is trained on
 
   def __post_init__(self):
-    for field, low in (('prompt_max', 1), ('answer_max', 1), ('least_rows', 2)):
-      value = getattr(self, field)
-      if value < low:
-        raise ValueError(f'task.{field}={value} is below {low}; give {low} or more')
+    _at_least(self, prompt_max=1, answer_max=1, least_rows=2)
     if len(set(self.characters)) < len(self.characters):
       raise ValueError(f'task.characters={self.characters!r} has a character twice')
     if self.path and not self.sha256:
