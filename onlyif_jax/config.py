@@ -58,6 +58,7 @@ class ConfigError(Exception):
 _CHOICES = {
   'rules.distinct': ('xy', 'pairs'),
   'model.positions': ('learned', 'rotary'),
+  'model.attention': ('plain', 'fused'),
   'model.compute_dtype': ('float32', 'bfloat16'),
   'optim.name': ('adamw', 'muon'),
   'optim.schedule': ('linear', 'constant'),
@@ -82,6 +83,7 @@ _AT_LEAST = {
   'stack.member_devices': 0,
   'stack.data_devices': 0,
   'stack.chunk': 0,
+  'stack.micro_batches': 1,
   'checkpoint.every': 1,
   'checkpoint.keep': 2,
   'optim.clip': 0,
@@ -274,10 +276,11 @@ def _check_data(c: RunConfig) -> None:
     )
   if not 0 <= c.optim.warmup < 1:
     raise ConfigError(f'optim.warmup={c.optim.warmup} is not a share in [0, 1)')
-  if c.data.batch_size % max(1, c.stack.data_devices):
+  parts, micro = max(1, c.stack.data_devices), c.stack.micro_batches
+  if c.data.batch_size % (parts * micro):
     raise ConfigError(
       f'data.batch_size={c.data.batch_size} is not divisible by '
-      f'stack.data_devices={c.stack.data_devices}'
+      f'stack.data_devices={parts} x stack.micro_batches={micro}'
     )
 
 

@@ -276,6 +276,7 @@ class ModelConfig:
   positions: str = 'learned'  # 'learned' (GPT-2) or 'rotary' (GPT-NeoX)
   rotary_base: float = 10_000.0  # wavelength base of rotary positions
   dropout: float = 0.0  # on embeddings and residual branches
+  attention: str = 'plain'  # 'plain', or 'fused': jax.nn's, cuDNN's kernel in bf16
   compute_dtype: str = 'float32'  # of matmuls; parameters are float32
 
 
@@ -337,6 +338,7 @@ class StackConfig:
   member_devices: int = 0  # devices along the member axis
   data_devices: int = 0  # devices along the batch axis
   chunk: int = 0  # training steps in one dispatch
+  micro_batches: int = 1  # parts of a batch computed in turn, to need less memory
 
 
 @dataclasses.dataclass(frozen=True)

@@ -96,6 +96,10 @@ def test_freeze_round_trips_through_json():
     ({'data__epochs': 0.0001}, 'less than one batch'),
     ({'rules__test_fraction': 0.95}, 'leave something to train on'),
     ({'stack__data_devices': 3}, 'data.batch_size=64 is not divisible'),
+    (
+      {'stack__data_devices': 2, 'stack__micro_batches': 3},
+      'stack.data_devices=2 x stack.micro_batches=3',
+    ),
     ({'optim__warmup': 1.5}, 'optim.warmup=1.5'),
   ],
 )

@@ -324,3 +324,27 @@ def test_rotary_scores_depend_on_the_distance_only():
   assert np.abs(scores[:, 0] - scores[0, 0])[1:].min() > 1e-3
   traced = layers.rotary_tables(jnp.arange(L)[None], 14, 100.0)
   close(traced, tables, 2e-6)
+
+
+@pytest.mark.parametrize('given', ['tokens', 'answers', 'mask'])
+def test_fused_attention_computes_the_same(given):
+  tokens_BL, answer_BA = batch()
+  more: dict = {'answers': {'answer_BA': answer_BA}}.get(given, {})
+  if given == 'mask':  # in one row a position is hidden from later ones
+    more['mask'] = jnp.broadcast_to(np.tri(L, dtype=bool)[None], (B, L, L))
+    more['mask'] = more['mask'].at[1, 5:, 2].set(False)
+  found = []
+  for attention in ('plain', 'fused'):
+    graphdef, params = model(attention=attention)
+
+    def loss(params, graphdef=graphdef):
+      logits = nnx.merge(graphdef, params)(tokens_BL, **more)
+      return (jnp.sin(logits) ** 2).sum(), logits
+
+    found.append(jax.jit(jax.grad(loss, has_aux=True))(params))
+  (plain, _), (_, logits) = found
+  np.testing.assert_allclose(found[0][1], logits, rtol=1e-4, atol=1e-5)
+  # The gradient of the keys' biases is zero but for rounding, hence one scale for all.
+  scale = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(plain))
+  for a, b in zip(*map(jax.tree.leaves, (plain, found[1][0])), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5 * scale)

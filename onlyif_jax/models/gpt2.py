@@ -33,6 +33,7 @@ class GPT2Config:
   rotary_base: float = 10_000.0
   dropout: float = 0.0
   compute_dtype: str = 'float32'
+  attention: str = 'plain'  # or 'fused'
 
   @property
   def head_width(self) -> int:
@@ -51,6 +52,7 @@ class Attention(nnx.Module):
   def __call__(self, x_BLD, positions_BL, at_BA=None, mask=None, cache=None):
     """(y, cache); without positions_BL the positions are the indices."""
     c = self.config
+    causal = all(v is None for v in (positions_BL, at_BA, mask, cache))
     if at_BA is None:
       q_BTD, k_BLD, v_BLD = jnp.split(layers.linear(self.qkv, x_BLD), 3, axis=-1)
     else:  # queries at some positions only: the other rows of q are not needed
@@ -79,7 +81,10 @@ class Attention(nnx.Module):
     allowed_BTL = query_BT[:, :, None] >= key_L[None, None, :]
     if mask is not None:
       allowed_BTL = allowed_BTL & (mask if at_BA is None else take(mask, at_BA))
-    y_BTHK = attend(q_BTHK, k_BLHK, v_BLHK, allowed_BTL)
+    if c.attention == 'fused':
+      y_BTHK = fused(q_BTHK, k_BLHK, v_BLHK, None if causal else allowed_BTL)
+    else:
+      y_BTHK = attend(q_BTHK, k_BLHK, v_BLHK, allowed_BTL)
     y_BTD = layers.linear(self.out, y_BTHK.reshape(*y_BTHK.shape[:2], c.width))
     return y_BTD, cache
 
@@ -191,6 +196,23 @@ def attend(q_BTHK, k_BLHK, v_BLHK, allowed_BTL):
   scores_BHTL = jnp.where(allowed_BTL[:, None], scores_BHTL, -1e30)
   weights_BHTL = jax.nn.softmax(scores_BHTL, axis=-1).astype(v_BLHK.dtype)
   return jnp.einsum('BHTL,BLHK->BTHK', weights_BHTL, v_BLHK)
+
+
+def fused(q_BTHK, k_BLHK, v_BLHK, allowed_BTL=None):
+  """The same by jax.nn, causal where nothing else is given.
+
+  On a GPU in bfloat16 whole causal rows are cuDNN's; answers' few queries are not:
+  for those it would store a mask in full.
+  """
+  cudnn = jax.default_backend() == 'gpu' and q_BTHK.dtype == jnp.bfloat16
+  return jax.nn.dot_product_attention(
+    q_BTHK,
+    k_BLHK,
+    v_BLHK,
+    mask=None if allowed_BTL is None else allowed_BTL[:, None],
+    is_causal=allowed_BTL is None,
+    implementation='cudnn' if cudnn and allowed_BTL is None else None,
+  )
 
 
 def _linear(config, n_in, n_out, rngs, *, residual=False):

@@ -33,6 +33,7 @@ class Trainer:
   data: Data
   model: GPT2Config
   optim: OptimConfig
+  micro_batches: int = 1  # parts of a batch computed in turn, to need less memory
 
   @property
   def graphdef(self):
@@ -61,22 +62,39 @@ class Trainer:
     step that is not finite changes nothing and is recorded in 'failed'; so are
     all later ones.
     """
-    size = self.data.plan.batch_size // shard[1]
-    first = state['step'] * self.data.plan.batch_size + shard[0] * size
-    batch = self.data.train_examples(member, first + jnp.arange(size, dtype=jnp.int32))
-    key = None
-    if self.model.dropout:
-      step_key = keys.key(member.order_seed, Purpose.DROPOUT, state['step'])
-      row_B = shard[0] * size + jnp.arange(size)
-      key = jax.vmap(lambda b: jax.random.fold_in(step_key, b))(row_B)
-    (loss, count), grads = jax.value_and_grad(self.loss, has_aux=True)(
-      vary(state['params']), batch, key
-    )
+    share = self.data.plan.batch_size // shard[1]
+    size = share // self.micro_batches
+    params = vary(state['params'])
+
+    def part(n):
+      row_B = shard[0] * share + n * size + jnp.arange(size, dtype=jnp.int32)
+      return self._gradients(member, params, state['step'], row_B)
+
+    if self.micro_batches == 1:
+      sums = part(0)
+    else:  # zeros made from the data, so that they vary over the mesh as it does
+      zero = vary(0 * member.learning_rate)
+      start = zero, zero, jax.tree.map(lambda p: 0 * p, params)
+      sums = jax.lax.fori_loop(
+        0, self.micro_batches, lambda n, v: jax.tree.map(jnp.add, v, part(n)), start
+      )
     # The sum of losses is differentiated, so uneven shards weigh as they should.
-    loss, count, grads = reduce((loss, count, grads))
+    loss, count, grads = reduce(sums)
     grads = jax.tree.map(lambda g: g / count, grads)
     state = self._update(member, state, grads, loss)
     return state, (jnp.where(state['failed'] < 0, loss, 0.0), count)
+
+  def _gradients(self, member: Member, params, step, row_B):
+    """(loss sum, answer tokens, gradient of the sum) of some rows of a step's batch."""
+    batch = self.data.train_examples(member, step * self.data.plan.batch_size + row_B)
+    key = None
+    if self.model.dropout:
+      step_key = keys.key(member.order_seed, Purpose.DROPOUT, step)
+      key = jax.vmap(lambda b: jax.random.fold_in(step_key, b))(row_B)
+    (loss, count), grads = jax.value_and_grad(self.loss, has_aux=True)(
+      params, batch, key
+    )
+    return loss, count, grads
 
   def loss(self, params, batch: Batch, key=None):
     """(sum of answer losses in nats, number of answer tokens)."""
