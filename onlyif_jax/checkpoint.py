@@ -4,8 +4,9 @@ Orbax writes a step as `saving.<step>`. That directory then gets `digest.json`, 
 sha256 of every file (Orbax has no checksum of array data: a flipped bit would load in
 silence), and only then is it renamed to `<step>`. So a process killed at any moment
 leaves whole steps and leftovers that no reader looks at, and a step without a matching
-digest was damaged by something else. Every process of a multi-process run calls the
-same methods; process 0 alone writes digests, renames and removes.
+else. Every process of a multi-process run calls the
+same methods and writes its part of the arrays; process 0 alone writes digests, renames,
+removes, and decides which step is restored.
 """
 
 import concurrent.futures
@@ -23,6 +24,7 @@ import jax
 from absl import logging
 from orbax.checkpoint import v1 as ocp
 
+from onlyif_jax import distributed
 from onlyif_jax.config import ConfigError
 
 DIGEST = 'digest.json'
@@ -51,11 +53,15 @@ class Checkpointer:
     Waits for the save before it. Replaces all steps on disk from `step` on. Raises
     ConfigError if this save or the one before it failed; earlier steps stay usable.
     """
-    self._wait()
+    distributed.together(self._wait)
     response = self._start(step, state)
     self._pending = self._thread.submit(self._finish, step, response)
     if wait:
-      self._wait()
+      distributed.together(self._wait)
+
+  def wait(self) -> None:
+    """Returns when the last save is whole on disk; ConfigError if it could not be."""
+    distributed.together(self._wait)
 
   def restore(self, abstract) -> tuple[int, Any] | None:
     """The newest undamaged step: (step, state), or None when there is no checkpoint.
@@ -64,17 +70,22 @@ class Checkpointer:
     Raises ConfigError if all steps are damaged, or not of abstract's layout.
     """
     self._wait()
-    self.damaged = []
+    step, self.damaged = distributed.agree(self._newest)
+    return None if step is None else (step, self._load(step, abstract))
+
+  def _newest(self) -> tuple[int | None, list[tuple[int, str]]]:
+    """The newest undamaged step, and the damaged ones after it."""
+    damaged = []
     for step in reversed(self.steps()):
       path = self.directory / str(step)
       reason = verify(path)
       if reason is None:
-        return step, self._load(step, abstract)
-      self.damaged.append((step, reason))
+        return step, damaged
+      damaged.append((step, reason))
       logging.warning('checkpoint %s is damaged (%s): passed over', path, reason)
-    if not self.damaged:
-      return None
-    found = ', '.join(f'step {s}: {reason}' for s, reason in self.damaged)
+    if not damaged:
+      return None, []
+    found = ', '.join(f'step {s}: {reason}' for s, reason in damaged)
     raise ConfigError(
       f'every checkpoint in {self.directory} is damaged ({found}); '
       'delete that directory to start this stack anew'
@@ -122,7 +133,8 @@ class Checkpointer:
     """Clears what earlier processes left, and hands the arrays to Orbax."""
     with self._writing(step):
       self.directory.mkdir(parents=True, exist_ok=True)
-      self._clear([step for step, _ in self.damaged])
+      # The others must not begin to write what process 0 still removes.
+      distributed.agree(lambda: self._clear([step for step, _ in self.damaged]))
       self.damaged = []
       context = ocp.Context()
       # In the background, a directory that cannot be made is noticed after minutes.

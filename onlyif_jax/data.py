@@ -75,6 +75,21 @@ class Batch(NamedTuple):
   slices: dict[str, jax.Array]
 
 
+class Asked(NamedTuple):
+  """What decides n examples: their rules, and the keys of their inputs.
+
+  rules: each example's rule, and another whose answer side a prompt may show. An
+  input comes from key(order seed, purpose, index).
+  """
+
+  rules: tuple[Any, Any]
+  rule_B: jax.Array  # index of the rule
+  purpose: Any  # one for all of them, an integer that may be traced
+  index_B: jax.Array
+  kind_B: jax.Array
+  exists_B: jax.Array  # a further test cell may have no such rule
+
+
 @dataclasses.dataclass(frozen=True)
 class Data:
   """The examples of a task under a plan: hashable, static under jit."""
@@ -104,6 +119,18 @@ class Data:
 
   def by_index(self, member: Member, j_B, g_B=None, next_B=None) -> Batch:
     """Training examples j_B of [0, N), met at positions g_B, followed by next_B."""
+    asked = self.ask_by_index(member, j_B, g_B, next_B)
+    batch = self.examples(member, asked)
+    if not member.counts_R.shape[0]:
+      return batch
+    scale_B = jnp.where(member.balance, self._scale(member, asked.rule_B), 1.0)
+    return batch._replace(
+      weights_BL=batch.weights_BL * scale_B[:, None],
+      weights_BA=batch.weights_BA * scale_B[:, None],
+    )
+
+  def ask_by_index(self, member: Member, j_B, g_B=None, next_B=None) -> Asked:
+    """What decides the training examples of `by_index`."""
     g_B = j_B if g_B is None else g_B
     next_B = (j_B + 1) % self.plan.examples if next_B is None else next_B
     fresh_rules = member.fresh_rules
@@ -117,14 +144,7 @@ class Data:
       place_B = jax.vmap(lambda j: keys.permute(choice, j, n))(j_B)
       kind_B = self.kind_at(member.mix_K, place_B)
     rules = self._rules(member, Part.TRAIN, rule_B, other_B)
-    batch = self._examples(member, rules, rule_B, Purpose.TRAIN_INPUT, input_B, kind_B)
-    if not member.counts_R.shape[0]:
-      return batch
-    scale_B = jnp.where(member.balance, self._scale(member, rule_B), 1.0)
-    return batch._replace(
-      weights_BL=batch.weights_BL * scale_B[:, None],
-      weights_BA=batch.weights_BA * scale_B[:, None],
-    )
+    return _ask(rules, rule_B, Purpose.TRAIN_INPUT, input_B, kind_B)
 
   @property
   def kinds(self) -> tuple[int, ...]:
@@ -151,6 +171,11 @@ class Data:
 
   def held_out(self, member: Member, part: Part, i_B, kind_B, cell=''):
     """Examples of a part's rules or of a further cell, as (Batch, exists_B)."""
+    asked = self.ask_held_out(member, part, i_B, kind_B, cell)
+    return self.examples(member, asked), asked.exists_B
+
+  def ask_held_out(self, member: Member, part: Part, i_B, kind_B, cell='') -> Asked:
+    """What decides the examples of `held_out`."""
     capacity = self.rules.capacity(part)
     seed, setting = member.rules_seed, member.setting
 
@@ -162,13 +187,9 @@ class Data:
       )
 
     both_2BP, exists_2B = jax.vmap(jax.vmap(rule))(jnp.stack([i_B, i_B + 1]))
-    rule_BP, other_BP = _halves(both_2BP)
-    exists_B = exists_2B[0]
     purpose = Purpose.DEV_INPUT if part == Part.DEV else Purpose.TEST_INPUT
-    batch = self._examples(
-      member, (rule_BP, other_BP), i_B % capacity, purpose, i_B, kind_B
-    )
-    return batch, exists_B
+    asked = _ask(_halves(both_2BP), i_B % capacity, purpose, i_B, kind_B)
+    return asked._replace(exists_B=exists_2B[0])
 
   def seen(self, member: Member, i_B, kind_B) -> Batch:
     """Training rules that have an example, with inputs drawn anew.
@@ -176,6 +197,10 @@ class Data:
     An input may by chance equal a training input: `evals.exact_match` finds
     these and leaves them out.
     """
+    return self.examples(member, self.ask_seen(member, i_B, kind_B))
+
+  def ask_seen(self, member: Member, i_B, kind_B) -> Asked:
+    """What decides the examples of `seen`."""
     n = self.plan.examples
     # Example i of the training set has a rule that was met: with equal counts
     # these are the rules in turn, with skewed ones they are drawn by share.
@@ -188,7 +213,7 @@ class Data:
     rule_B = jnp.where(member.fresh_rules, met_B, rule_B)
     other_B = jnp.where(member.fresh_rules, next_B, other_B)
     rules = self._rules(member, Part.TRAIN, rule_B, other_B)
-    return self._examples(member, rules, rule_B, Purpose.SEEN_INPUT, i_B, kind_B)
+    return _ask(rules, rule_B, Purpose.SEEN_INPUT, i_B, kind_B)
 
   def _rules(self, member, part, rule_B, other_B):
     """The rules of two index vectors, made by one program."""
@@ -198,23 +223,18 @@ class Data:
 
     return _halves(jax.vmap(jax.vmap(rule))(jnp.stack([rule_B, other_B])))
 
-  def _examples(self, member, rules, rule_B, purpose, index_B, kind_B) -> Batch:
-    """Examples of rules whose inputs come from key(order, purpose, index).
-
-    rules = (each example's rule, another rule, whose y the prompt states for
-    members with permute_y).
-    """
-    rule_BP, other_BP = rules
+  def examples(self, member: Member, asked: Asked) -> Batch:
+    """The examples that were asked for."""
 
     def make(rule, other, index, kind):
-      key = keys.key(member.order_seed, purpose, index)
+      key = keys.key(member.order_seed, asked.purpose, index)
       lent = self.rules.lend(rule, other)
       shown = jax.tree.map(lambda a, b: jnp.where(member.permute_y, a, b), lent, rule)
       setting = member.setting
       return self.task.example(rule, key, kind=kind, shown=shown, setting=setting)
 
-    example = jax.vmap(make)(rule_BP, other_BP, index_B, kind_B)
-    return self.collate(example, rule_B, member.mask_instruction)
+    example = jax.vmap(make)(*asked.rules, asked.index_B, asked.kind_B)
+    return self.collate(example, asked.rule_B, member.mask_instruction)
 
   def collate(self, example: tokens.Example, rule_B, mask_instruction=False) -> Batch:
     """Stacked examples -> a batch with answer positions and weights."""
@@ -239,6 +259,11 @@ class Data:
       prompt_hash_B2=example.prompt_hash_2,
       slices=example.slices,
     )
+
+
+def _ask(rules, rule_B, purpose: Purpose, index_B, kind_B) -> Asked:
+  exists_B = jnp.ones_like(rule_B, bool)
+  return Asked(rules, rule_B, purpose, index_B, kind_B, exists_B)
 
 
 def _halves(tree):

@@ -16,9 +16,8 @@ from rich.table import Table
 from onlyif_jax import experiment as experiment_lib
 from onlyif_jax import sweep
 from onlyif_jax.config import RunConfig
-from onlyif_jax.evals.exact_match import eval_sets
+from onlyif_jax.evals.exact_match import IN_LOOP, eval_sets
 from onlyif_jax.experiment import Experiment
-from onlyif_jax.loop import IN_LOOP
 from onlyif_jax.training import parallel
 
 TIMED_SECONDS = 6.0  # of timed steps

@@ -18,7 +18,7 @@ from onlyif_jax import config as config_lib
 from onlyif_jax import tasks
 from onlyif_jax.config import ConfigError, RunConfig
 from onlyif_jax.data import Data, Member, Plan
-from onlyif_jax.evals.exact_match import Evaluator
+from onlyif_jax.evals.exact_match import IN_LOOP, Evaluator, eval_sets, plain_set
 from onlyif_jax.models.gpt2 import GPT2Config
 from onlyif_jax.tasks import distribution
 from onlyif_jax.tasks.contract import Task
@@ -76,7 +76,8 @@ class Experiment:
   @property
   def trainer(self) -> Trainer:
     """The training step."""
-    return Trainer(self.data, self.model, self.config.optim)
+    micro = self.run.stack.micro_batches
+    return Trainer(self.data, self.model, self.config.optim, micro)
 
   def program(self, mesh, mode: str) -> parallel.StackProgram:
     """The stack's compiled functions on a mesh."""
@@ -84,7 +85,10 @@ class Experiment:
 
   def evaluator(self, mesh) -> Evaluator:
     """The evaluation of a stack on a mesh."""
-    return Evaluator(self.data, self.model, self.config.eval.batch_size, mesh)
+    e, task = self.config.eval, self.data.task
+    loop = [plain_set(task, split, e.loop_examples) for split in IN_LOOP]
+    sets = (*eval_sets(e, task), *loop)
+    return Evaluator(self.data, self.model, e.batch_size, mesh, sets)
 
   def member(self, row: Row) -> Member:
     """The traced settings of a row of this variant."""

@@ -35,11 +35,11 @@ class Purpose(enum.IntEnum):
   MIX = 13  # which test examples are no-ops at the training ratio
 
 
-def key(seed: Any, purpose: Purpose, index: Any = 0) -> jax.Array:
-  """The typed key of (seed, purpose, index); each may be traced except purpose."""
-  return jax.random.fold_in(
-    jax.random.fold_in(jax.random.key(seed), int(purpose)), index
-  )
+def key(seed: Any, purpose: Any, index: Any = 0) -> jax.Array:
+  """The typed key of (seed, purpose, index): a `Purpose`; each may be traced."""
+  if isinstance(purpose, Purpose):
+    purpose = int(purpose)
+  return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), purpose), index)
 
 
 def mix32(h: Any) -> jax.Array:

@@ -16,9 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from tensorboardX import SummaryWriter
 
+from onlyif_jax import distributed
 from onlyif_jax.checkpoint import Checkpointer
 from onlyif_jax.evals.anatomy import Anatomist
-from onlyif_jax.evals.exact_match import Evaluator, eval_sets, plain_set
+from onlyif_jax.evals.exact_match import IN_LOOP, Evaluator, eval_sets, plain_set
 from onlyif_jax.experiment import Experiment, Row
 from onlyif_jax.training.metrics import Tally
 from onlyif_jax.training.parallel import StackProgram
@@ -31,7 +32,8 @@ from onlyif_jax.workdir import (
   Workdir,
 )
 
-IN_LOOP = ('dev', 'seen')  # the test rules are read once, at the end
+METRICS = 'metrics.jsonl'
+OnProgress = Callable[[list[dict]], None]  # takes rows of METRICS as they are written
 
 
 class StopSignal:
@@ -49,6 +51,15 @@ class StopSignal:
     self.number = number
     text = 'stopping after this chunk and a save; Ctrl-C ends at once\n'
     os.write(2, text.encode())  # print is not safe in a signal handler
+
+
+def stop_number(stop: StopSignal | None) -> int:
+  """The signal to stop at, 0 if none: one that any process got stops them all."""
+  own = stop.number if stop is not None else 0
+  number = distributed.largest(own)
+  if stop is not None and number != own:
+    stop.number = number
+  return number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,14 +103,15 @@ class StackRun:
     on_chunk: Callable[[int, int, float, float, float | None], None],
     stop: StopSignal | None = None,
     anatomist: Anatomist | None = None,
+    on_progress: OnProgress | None = None,
   ):
     self.experiment, self.program, self.evaluator = experiment, program, evaluator
     self.anatomist = anatomist
     self.stack, self.workdir = stack, workdir
-    self.on_chunk, self.stop = on_chunk, stop
+    self.on_chunk, self.on_progress, self.stop = on_chunk, on_progress, stop
     config = experiment.config
     members = experiment.members(stack.padded)
-    self.members = jax.device_put(members, program.sharding)
+    self.members = distributed.place(members, program.sharding)
     self.steps = experiment.data.plan.steps
     self.eval_steps = eval_steps(self.steps, config.eval.loop_points)
     self.saves = set(
@@ -125,16 +137,16 @@ class StackRun:
       for mark in [m for m in todo if m > step]:
         began = time.perf_counter()
         state, sums = self.program.train(self.members, state, jnp.int32(mark - step))
-        self._log(mark, jax.device_get(sums), mark - step, began)
+        self._log(mark, distributed.fetch(sums), mark - step, began)
         step = mark
         if mark in self.eval_steps:
           self._evaluate_in_loop(state['params'], mark)
-        stopped = self.stop is not None and self.stop.number
+        stopped = stop_number(self.stop)
         if mark in self.saves or mark == self.steps or stopped:
           saver.save(mark, state, wait=bool(stopped))
         if stopped and mark < self.steps:
           return False
-      self._finish(state['params'])
+      self._finish(state['params'], saver)
     return True
 
   def _restore(self, saver: Checkpointer):
@@ -145,14 +157,17 @@ class StackRun:
     )
     found = saver.restore(sharded)
     step, state = (0, self.program.init(self.members)) if found is None else found
-    done = done_members(self.workdir)
-    self.workdir.cut_back(done, {row.member: step for row in self.stack.rows})
+    if self.workdir.writes:
+      done = done_members(self.workdir)
+      self.workdir.cut_back(done, {row.member: step for row in self.stack.rows})
     return state, step
 
   def _open_events(self):
     """One TensorBoard run per member, rewritten from the metrics that stand."""
     self.events = {}
-    rows = self.workdir.read_json_lines('metrics.jsonl')
+    if not self.workdir.writes:
+      return
+    rows = self.workdir.read_json_lines(METRICS)
     for row in self.stack.rows:
       directory = self.workdir.file(f'events/{row.member}')
       for old in directory.glob('events.*'):
@@ -170,9 +185,13 @@ class StackRun:
         self.events[row['member']].add_scalar(name, value, row['step'])
 
   def _record(self, rows: list[dict]):
-    self.workdir.append_json('metrics.jsonl', *rows)
+    if not self.workdir.writes:
+      return
+    self.workdir.append_json(METRICS, *rows)
     for row in rows:
       self._write_events(row)
+    if self.on_progress is not None and rows:
+      self.on_progress(rows)
 
   def _log(self, step, sums, steps, began):
     seconds = time.perf_counter() - began
@@ -181,7 +200,8 @@ class StackRun:
     for m, row in enumerate(self.stack.rows):
       if failed[m] >= 0 and row.member not in self.failed:
         self.failed[row.member] = int(failed[m])
-        if row.member not in failed_members(self.workdir):  # a resume meets it again
+        known = failed_members(self.workdir) if self.workdir.writes else ()
+        if row.member not in known:  # a resume meets it again
           event = {'event': 'failed', 'member': row.member, 'step': int(failed[m])}
           self.workdir.append_json('ledger.jsonl', event)
       if row.member not in self.failed:
@@ -191,7 +211,8 @@ class StackRun:
     size = self.experiment.data.plan.batch_size * len(self.stack.rows)
     self._time('train', step, seconds, steps * size / seconds)
     mean = float(np.mean([r['loss'] for r in rows])) if rows else float('nan')
-    self.on_chunk(step, steps, seconds, mean, self.dev_match)
+    if self.workdir.writes:
+      self.on_chunk(step, steps, seconds, mean, self.dev_match)
 
   def _time(self, what, step, seconds, rate=None):
     row = {
@@ -224,7 +245,7 @@ class StackRun:
     self.dev_match = float(np.mean(matches)) if matches else None
     self._time('eval', step, time.perf_counter() - began)
 
-  def _finish(self, params):
+  def _finish(self, params, saver: Checkpointer):
     began = time.perf_counter()
     config = self.experiment.config
     sets = eval_sets(config.eval, self.experiment.data.task)
@@ -240,6 +261,7 @@ class StackRun:
     self._table('results.csv', RESULT_COLUMNS, table)
     good = [r.member for r in self.stack.rows if r.member not in self.failed]
     event = {'event': 'done', 'stack': self.stack.name, 'members': good}
+    saver.wait()  # a stack that is done has its last checkpoint
     self.workdir.append_json('ledger.jsonl', event)
     self._time('final_eval', self.steps, time.perf_counter() - began)
 
@@ -264,7 +286,8 @@ class StackRun:
     ]
 
   def _table(self, name: str, columns: tuple[str, ...], rows: list[dict]):
-    self.workdir.append_csv(name, self.workdir.columns(columns), rows)
+    if self.workdir.writes:
+      self.workdir.append_csv(name, self.workdir.columns(columns), rows)
 
   def _cost(self):
     return {'tokens': self.experiment.tokens, 'flops': self.experiment.flops}

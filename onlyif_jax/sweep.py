@@ -1,6 +1,8 @@
 """A whole sweep: rows into stacks, the ledger, and the analysis at the end."""
 
+import contextlib
 import dataclasses
+import functools
 import os
 import resource
 import sys
@@ -12,13 +14,22 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from onlyif_jax import adaptive
+from onlyif_jax import adaptive, distributed
 from onlyif_jax import experiment as experiment_lib
 from onlyif_jax.analysis import results, table
 from onlyif_jax.config import ConfigError, RunConfig, StackConfig
 from onlyif_jax.evals.anatomy import Anatomist
 from onlyif_jax.experiment import Experiment, Row
-from onlyif_jax.loop import Stack, StackRun, StopSignal, done_members, failed_members
+from onlyif_jax.loop import (
+  METRICS,
+  OnProgress,
+  Stack,
+  StackRun,
+  StopSignal,
+  done_members,
+  failed_members,
+  stop_number,
+)
 from onlyif_jax.progress import Progress
 from onlyif_jax.provenance import provenance
 from onlyif_jax.tasks import certificate
@@ -41,11 +52,15 @@ _TABLE = {
 }
 
 
-def claim_devices(config: RunConfig) -> None:
-  """Makes enough virtual CPU devices for the mesh; call before JAX is used."""
+def claim_devices(config: RunConfig, processes: int = 1) -> None:
+  """Makes enough virtual CPU devices for the mesh; call before JAX is used.
+
+  processes: how many share the mesh.
+  """
   s = config.stack
   cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else 1
   wanted = max(1, s.member_devices or min(2, cores)) * max(1, s.data_devices)
+  wanted = -(-wanted // processes) if s.member_devices else wanted
   have = jax.config.jax_num_cpu_devices  # pyright: ignore[reportAttributeAccessIssue]
   if have < wanted:
     jax.config.update('jax_num_cpu_devices', wanted)
@@ -61,7 +76,8 @@ def resolve(config: RunConfig) -> RunConfig:
   )
   data = s.data_devices or default.data_devices
   most = max(1, devices // data)
-  member = s.member_devices or min(default.member_devices or devices, most)
+  usual = default.member_devices if jax.process_count() == 1 else 0
+  member = s.member_devices or min(usual or devices, most)
   members = s.members or max(default.members, member)
   members = -(-members // member) * member
   stack = StackConfig(
@@ -70,6 +86,7 @@ def resolve(config: RunConfig) -> RunConfig:
     member_devices=member,
     data_devices=data,
     chunk=s.chunk or default.chunk,
+    micro_batches=s.micro_batches,
   )
   return dataclasses.replace(config, stack=stack)
 
@@ -82,8 +99,11 @@ def main(
   stop = StopSignal()
   finished, failed, analysis = run(config, path, stop, shard)
   if not finished:
-    print(f'stopped after a save; the same command goes on from there ({path})')
+    if distributed.is_first():
+      print(f'stopped after a save; the same command goes on from there ({path})')
     return 128 + stop.number
+  if not distributed.is_first():
+    return 1 if failed else 0
   for member, step in failed.items():
     print(
       f'member {member} stopped being finite at step {step} and was left out; '
@@ -110,16 +130,17 @@ def run(
   path: str | os.PathLike,
   stop: StopSignal | None = None,
   shard: tuple[int, int] | None = None,
+  on_progress: OnProgress | None = None,
 ):
   """Runs or resumes a sweep: (finished, failed members, analysis).
 
   shard: (i, n) trains only every n-th stack, the i-th and so on, without an analysis;
-  path is then the shard's own directory, see `shards`.
+  path is then the shard's own directory, see `shards`. on_progress: see `api.sweep`.
   """
-  workdir = Workdir(path)
-  workdir.adopt(config)
+  workdir = Workdir(path, writes=distributed.is_first())
+  distributed.agree(lambda: workdir.adopt(config))
   adaptive.check(config)
-  stored = workdir.config()
+  stored = distributed.agree(workdir.config)
   if shard is not None:
     _check_shard(config, stored, path)
   # The stored way of stacking goes on, and with it the order of the members.
@@ -127,12 +148,16 @@ def run(
   more = more or resolve(config)
   experiment_lib.build(more)
   mesh = parallel.make_mesh(more.stack.member_devices, more.stack.data_devices)
-  workdir.create()  # what the config alone decides is checked by now
+  distributed.agree(workdir.create)  # what the config alone decides is checked by now
+  distributed.check_shared(workdir.path)
+  standing = workdir.read_json_lines(METRICS) if workdir.writes else []
+  if on_progress is not None and standing:
+    on_progress(standing)
   idle, made, rows = True, {}, []
   while more is not None:
     config, experiment = more, experiment_lib.build(more)
     rows = _share(experiment, shard)
-    done = done_members(workdir)
+    done = distributed.agree(lambda: done_members(workdir))
     if any(row.member not in done for row in rows):
       if idle:
         _write_provenance(workdir, experiment)
@@ -140,14 +165,18 @@ def run(
         experiment, idle = experiment_lib.build(config), False
       _certify(workdir, experiment)
       workdir.write_json('config.json', dataclasses.asdict(config))
-      if not _train(workdir, experiment, rows, mesh, stop, made):
-        return False, failed_members(workdir), None
-    more = adaptive.extended(workdir, config)
-  if idle:
+      if not _train(workdir, experiment, rows, mesh, stop, made, on_progress):
+        return False, distributed.agree(lambda: failed_members(workdir)), None
+    more = distributed.agree(functools.partial(adaptive.extended, workdir, config))
+  if idle and workdir.writes:
     print(f'already done: the results of all {len(rows)} members in {path}')
-  failed = failed_members(workdir)
+  failed = distributed.agree(lambda: failed_members(workdir))
   some = shard is None and any(row.member not in failed for row in rows)
-  return True, failed, results.analyse(Path(path)) if some else None
+  return (
+    True,
+    failed,
+    (distributed.agree(lambda: results.analyse(Path(path))) if some else None),
+  )
 
 
 def _check_shard(config: RunConfig, stored: RunConfig | None, path) -> None:
@@ -175,23 +204,31 @@ def _share(experiment: Experiment, shard: tuple[int, int] | None) -> list[Row]:
 
 
 def _train(
-  workdir: Workdir, experiment: Experiment, rows: list[Row], mesh, stop, made: dict
+  workdir: Workdir,
+  experiment: Experiment,
+  rows: list[Row],
+  mesh,
+  stop,
+  made: dict,
+  on_progress: OnProgress | None,
 ) -> bool:
   """Trains every stack of the rows that is not done; False where a signal stopped it.
 
   made: programs by what they are compiled from, for the next call.
   """
   run, plan = experiment.run, experiment.data.plan
-  done = done_members(workdir)
+  done = distributed.agree(lambda: done_members(workdir))
+  planned = distributed.agree(
+    lambda: plan_stacks(workdir, rows, run.stack.members, experiment)
+  )
   left = [
-    stack
-    for stack in plan_stacks(workdir, rows, run.stack.members, experiment)
-    if any(row.member not in done for row in stack.rows)
+    stack for stack in planned if any(row.member not in done for row in stack.rows)
   ]
-  with Progress(len(rows), plan.steps, plan.batch_size) as progress:
+  progress = Progress(len(rows), plan.steps, plan.batch_size)
+  with progress if workdir.writes else contextlib.nullcontext():
     progress.rows_done = sum(row.member in done for row in rows)
     for stack in left:
-      if stop is not None and stop.number:
+      if stop_number(stop):
         return False
       own = experiment.sibling(stack.rows[0])
       if own.trainer not in made:
@@ -201,8 +238,8 @@ def _train(
       program, evaluator, anatomist = made[own.trainer]
       plan = own.data.plan
       on_chunk = progress.stack(len(stack.rows), plan.steps, plan.batch_size)
-      one = StackRun(own, program, evaluator, stack, workdir, on_chunk, stop, anatomist)
-      if not one.run():
+      parts = (own, program, evaluator, stack, workdir, on_chunk, stop, anatomist)
+      if not StackRun(*parts, on_progress).run():
         return False
   return True
 
@@ -332,14 +369,14 @@ def _measured(config: RunConfig, experiment: Experiment) -> RunConfig:
   seconds = {}
   for mode in ('map', 'vmap', 'serial'):
     program = experiment.program(mesh, mode)
-    members = jax.device_put(experiment.members(rows), program.sharding)
+    members = distributed.place(experiment.members(rows), program.sharding)
     state = program.init(members)
     for n in (1, 3):
       began = time.perf_counter()
       state, sums = program.train(members, state, jnp.int32(n))
       jax.block_until_ready(sums)
       seconds[mode] = time.perf_counter() - began
-  best = min(seconds, key=lambda mode: seconds[mode])
+  best = distributed.agree(lambda: min(seconds, key=lambda mode: seconds[mode]))
   stack = dataclasses.replace(config.stack, mode=best)
   return dataclasses.replace(config, stack=stack)
 
@@ -347,10 +384,16 @@ def _measured(config: RunConfig, experiment: Experiment) -> RunConfig:
 class _CallableModule(types.ModuleType):
   """Lets `onlyif_jax.sweep(config)` stand for `api.sweep`: the name is this module's."""
 
-  def __call__(self, config: Any, workdir: str | os.PathLike | None = None):
+  def __call__(
+    self,
+    config: Any,
+    workdir: str | os.PathLike | None = None,
+    *,
+    on_progress: OnProgress | None = None,
+  ):
     from onlyif_jax import api  # it needs this module
 
-    return api.sweep(config, workdir)
+    return api.sweep(config, workdir, on_progress=on_progress)
 
 
 sys.modules[__name__].__class__ = _CallableModule

@@ -52,10 +52,15 @@ TIMING_COLUMNS = ('stack', 'what', 'step', 'seconds', 'examples_per_s')
 
 
 class Workdir:
-  """One run's directory. Paths inside it are relative, so it can be moved."""
+  """One run's directory. Paths inside it are relative, so it can be moved.
 
-  def __init__(self, path: str | os.PathLike):
+  writes: false in a process that leaves writing to another; then nothing that would
+  write does anything.
+  """
+
+  def __init__(self, path: str | os.PathLike, *, writes: bool = True):
     self.path = Path(path)
+    self.writes = writes
 
   def file(self, name: str) -> Path:
     """The path of a file in this directory."""
@@ -63,6 +68,8 @@ class Workdir:
 
   def create(self) -> None:
     """Makes the directory, or raises ConfigError naming it."""
+    if not self.writes:
+      return
     try:
       self.path.mkdir(parents=True, exist_ok=True)
       probe = self.file('.write-test')
@@ -113,6 +120,8 @@ class Workdir:
 
   def write_text(self, name: str, text: str) -> None:
     """Writes a file whole or not at all."""
+    if not self.writes:
+      return
     temporary = self.file(name + '.tmp')
     try:
       temporary.write_text(text)
@@ -141,6 +150,8 @@ class Workdir:
 
   def append_csv(self, name: str, columns, rows: Iterable[dict]) -> None:
     """Appends rows to a table, with the header where the file is new."""
+    if not self.writes:
+      return
     new = not self._cut_torn_line(name)
     self._append(name, _table(columns, rows, header=new))
 
@@ -155,6 +166,8 @@ class Workdir:
 
   def cut_back(self, done: set[str], restored: dict[str, int]) -> None:
     """Drops rows of unfinished members beyond their restored step (default 0)."""
+    if not self.writes:
+      return
 
     def keep(row):
       if row['member'] in done:
@@ -175,6 +188,8 @@ class Workdir:
     return self.read_json_lines('ledger.jsonl')
 
   def _append(self, name: str, text: str) -> None:
+    if not self.writes:
+      return
     try:
       self._cut_torn_line(name)
       with self.file(name).open('a') as f:

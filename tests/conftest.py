@@ -3,7 +3,6 @@
 import os
 import shutil
 import tempfile
-from pathlib import Path
 
 import jax
 
@@ -14,16 +13,15 @@ jax.config.update('jax_num_cpu_devices', 8)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 # Compiling dominates at toy sizes; the slow suite and CI's runs compile as users do.
 jax.config.update('jax_disable_most_optimizations', True)
-# The workers of one call find on disk what another has compiled.
-_CACHE = Path(tempfile.gettempdir()) / (
-  'onlyif_jax_tests_' + os.environ.get('PYTEST_XDIST_TESTRUNUID', str(os.getpid()))
-)
-jax.config.update('jax_compilation_cache_dir', str(_CACHE))
+# The workers of one call find on disk what another has compiled: they inherit this.
+_FOLDER = 'ONLYIF_JAX_TEST_CACHE'
+if _FOLDER not in os.environ:
+  os.environ[_FOLDER] = tempfile.mkdtemp(prefix='onlyif_jax_tests_')
+jax.config.update('jax_compilation_cache_dir', os.environ[_FOLDER])
 jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
 
 
 def pytest_sessionfinish(session):
   """The last process of the call removes what was compiled."""
   if not hasattr(session.config, 'workerinput'):
-    for path in Path(tempfile.gettempdir()).glob('onlyif_jax_tests_*'):
-      shutil.rmtree(path, ignore_errors=True)
+    shutil.rmtree(os.environ[_FOLDER], ignore_errors=True)

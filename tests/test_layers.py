@@ -8,7 +8,17 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1] / 'onlyif_jax'
 # Entry points come last and are imported by nothing.
 LAYERS = [
-  ['settings', 'config', 'presets', 'keys', 'workdir', 'shards', 'provenance'],
+  [
+    'settings',
+    'config',
+    'presets',
+    'keys',
+    'workdir',
+    'bucket',
+    'shards',
+    'provenance',
+  ],
+  ['distributed', 'units', 'engines'],
   ['tasks', 'corpora'],
   ['data'],
   ['models'],
@@ -16,11 +26,24 @@ LAYERS = [
   ['evals'],
   ['checkpoint'],
   ['experiment'],
-  ['progress', 'loop', 'evaluation'],
+  ['progress', 'loop', 'evaluation', 'asking'],
   ['analysis'],
-  ['adaptive', 'sweep', 'api', 'exporting', 'dry_run', 'subject', 'checking'],
+  [
+    *(
+      'adaptive',
+      'sweep',
+      'launchers',
+      'api',
+      'exporting',
+      'dry_run',
+      'subject',
+      'checking',
+    ),
+    *('benchmark', 'benchmark_stack', 'benchmark_peaks'),
+    *('benchmark_peers', 'benchmark_torch'),
+  ],
   ['cli'],
-  ['main', 'evaluate', 'report', 'fit', 'export', 'check'],
+  ['main', 'evaluate', 'report', 'fit', 'export', 'check', 'bench'],
 ]
 LEVEL = {name: n for n, names in enumerate(LAYERS) for name in names}
 FILES = [p for p in sorted(ROOT.rglob('*.py')) if p.name != '__init__.py']

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec as P
 
+from onlyif_jax import distributed
 from onlyif_jax.data import Member
 from onlyif_jax.evals import mistakes, symbolic
 from onlyif_jax.evals.crossed import Shown, answers, crossed, first
@@ -132,7 +133,7 @@ class Anatomist:
       for name, own in (('', batch), ('stated_', stated)):
         made |= {name + 'tokens': own.tokens_BL, name + 'start': own.answer_BA[..., 0]}
       parts.append(made)
-    parts = jax.device_get(parts)
+    parts = distributed.fetch(parts)
     raw = jax.tree.map(lambda *v: np.concatenate(v, 1)[:, :count], *parts)
     out = []
     for m, prompts in enumerate(trained_on):
@@ -173,7 +174,7 @@ class Anatomist:
       )
       for at in range(0, size, BATCH)
     ]
-    got_MRL = np.concatenate(jax.device_get(got), axis=1)
+    got_MRL = np.concatenate(distributed.fetch(got), axis=1)
     out = []
     for own, got_RL, start_R in zip(shown, got_MRL, starts_MR, strict=True):
       ends = np.cumsum([len(s.start_N) for s in own.values()])
@@ -204,7 +205,7 @@ class Anatomist:
 
   def _trained(self, members: Member) -> list[mistakes.Trained | None]:
     """Each member's training rules; None where every example has a fresh one."""
-    host = jax.device_get(
+    host = distributed.fetch(
       {k: getattr(members, k) for k in ('instructions', 'fresh_rules', 'counts_R')}
     )
     met_M = np.minimum(host['instructions'], self.evaluator.data.plan.examples)
@@ -215,7 +216,7 @@ class Anatomist:
       self._rules(members, jnp.int32(start))
       for start in range(0, max(1, *listed_M.tolist()), RULES)
     ]
-    parts = jax.device_get(parts)
+    parts = distributed.fetch(parts)
     rules = jax.tree.map(lambda *v: np.concatenate(v, 1), *parts)
     out: list[mistakes.Trained | None] = []
     for m in range(len(listed_M)):
@@ -307,7 +308,7 @@ def _measured(task: Any, split: str, shown: Shown, output_NA) -> list[Tally]:
 def _as_stated(members: Member) -> Member:
   """The members with prompts that state the rule itself; the same object if they do."""
   masked, permuted = members.mask_instruction, members.permute_y
-  if not np.any(jax.device_get((masked, permuted))):
+  if not np.any(distributed.fetch((masked, permuted))):
     return members
   return dataclasses.replace(
     members,

@@ -16,9 +16,9 @@ import optax
 from flax import nnx
 from jax.sharding import PartitionSpec as P
 
-from onlyif_jax import keys
+from onlyif_jax import distributed, keys
 from onlyif_jax.config import ConfigError, EvalConfig
-from onlyif_jax.data import Batch, Data, Member
+from onlyif_jax.data import Asked, Batch, Data, Member
 from onlyif_jax.keys import Purpose
 from onlyif_jax.models.gpt2 import GPT2Config
 from onlyif_jax.tasks.contract import EvalSet, Task
@@ -27,6 +27,7 @@ from onlyif_jax.training import ensemble
 from onlyif_jax.training.metrics import Tally, Verdicts
 from onlyif_jax.training.step import graphdef
 
+IN_LOOP = ('dev', 'seen')  # the test rules are read once, at the end
 CLOSE = 1e-3  # top-2 margins below this are counted: there rounding may decide
 
 
@@ -47,12 +48,17 @@ def plain_set(task: Task, split: str, examples: int) -> EvalSet:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluator:
-  """Evaluates the members of a stack; the split along 'member' as in training."""
+  """Evaluates the members of a stack; the split along 'member' as in training.
+
+  sets: what will be evaluated: one compiled program makes the examples of all of
+  them, and of their like with another number of examples.
+  """
 
   data: Data
   model: GPT2Config
   batch_size: int
   mesh: jax.sharding.Mesh
+  sets: tuple[EvalSet, ...] = ()
 
   def tallies(self, params, members, sets, trained_on) -> list[list[Tally]]:
     """Each member's tallies of the given sets.
@@ -76,7 +82,7 @@ class Evaluator:
       batch, exists = self.make(one)(members, jnp.int32(start))
       made = {k: getattr(batch, k) for k in ('rule_B', 'prompt_hash_B2', 'slices')}
       parts.append(self._judge(params, batch) | made | {'exists': exists})
-    parts = jax.device_get(parts)
+    parts = distributed.fetch(parts)
     raw = jax.tree.map(lambda *v: np.concatenate(v, 1)[:, : one.examples], *parts)
     out = []
     for m, prompts in enumerate(trained_on):
@@ -93,7 +99,7 @@ class Evaluator:
 
   def training_prompts(self, members) -> list[np.ndarray]:
     """Each member's 64-bit hashes of every prompt that it trains on."""
-    hashes = jax.device_get(self._training_hashes(members))
+    hashes = distributed.fetch(self._training_hashes(members))
     return [np.unique(as_uint64(own)) for own in hashes]
 
   def lift(self, function, shared: int):
@@ -109,16 +115,36 @@ class Evaluator:
     judge = self.lift(lambda args: self.judge(*args), 0)
     return lambda params, batch: judge((params, batch))
 
-  @functools.lru_cache(maxsize=64)  # noqa: B019 - an evaluator lives as long as a run
   def make(self, one: EvalSet):
     """(members, start) -> (batch, exists) of a set's examples from `start` on."""
+    known = tuple(dict.fromkeys(map(_recipe, self.sets)))
+    recipe = _recipe(one)
+    recipes = known if recipe in known else (recipe,)
+    which = jnp.int32(recipes.index(recipe))
+    program, count = self._maker(recipes), jnp.int32(one.examples)
+    return lambda members, start: program(members, start, which, count)
 
-    def make(member, start):
+  @functools.lru_cache(maxsize=64)  # noqa: B019 - an evaluator lives as long as a run
+  def _maker(self, recipes: tuple[EvalSet, ...]):
+    """(members, start, which recipe, examples) -> (batch, exists)."""
+
+    def make(member, start, which, count):
       i_B = start + jnp.arange(self.batch_size, dtype=jnp.int32)
-      batch, exists_B = self.batch(member, one, i_B)
-      return batch, exists_B & (i_B < one.examples)
+      zero = 0 * member.rules_seed  # on a mesh all branches must vary alike
 
-    return self.lift(make, 1)
+      def vary(v):
+        return v ^ (zero != 0) if v.dtype == bool else v + zero.astype(v.dtype)
+
+      def ask(one):
+        return lambda: jax.tree.map(
+          lambda v: vary(jnp.asarray(v)), self._ask(member, one, i_B)
+        )
+
+      # Only the rules differ between sets; what is slow to compile is shared.
+      asked = jax.lax.switch(which, [ask(one) for one in recipes])
+      return self.data.examples(member, asked), asked.exists_B & (i_B < count)
+
+    return self.lift(make, 3)
 
   @functools.cached_property
   def _training_hashes(self):
@@ -143,14 +169,19 @@ class Evaluator:
 
   def batch(self, member: Member, one: EvalSet, i_B) -> tuple[Batch, jax.Array]:
     """Examples i_B of a set, and whether each exists."""
+    asked = self._ask(member, one, i_B)
+    return self.data.examples(member, asked), asked.exists_B
+
+  def _ask(self, member: Member, one: EvalSet, i_B) -> Asked:
     n = self.data.plan.examples
     if one.split == 'train':  # these have the kinds that they were trained with
-      return self.data.by_index(member, i_B % n), i_B < n
+      asked = self.data.ask_by_index(member, i_B % n)
+      return asked._replace(exists_B=i_B < n)
     kind_B = self._kinds(member, one, i_B)
     if one.split == 'seen' and not one.cell:
-      return self.data.seen(member, i_B, kind_B), jnp.ones_like(i_B, bool)
+      return self.data.ask_seen(member, i_B, kind_B)
     part = Part.DEV if one.split == 'dev' else Part.TEST
-    return self.data.held_out(member, part, i_B, kind_B, one.cell)
+    return self.data.ask_held_out(member, part, i_B, kind_B, one.cell)
 
   def _kinds(self, member, one, i_B):
     if one.kind != 'train':
@@ -207,6 +238,12 @@ class Evaluator:
     right_BA = logits_BAV.argmax(-1) == targets_BA
     beyond_A = jnp.arange(targets_BA.shape[1]) > z_BZ.shape[1]
     return (right_BA | beyond_A[None]).all(-1).astype(jnp.int32)
+
+
+def _recipe(one: EvalSet) -> EvalSet:
+  """What decides how a set's examples are made; of the training mix their number too."""
+  examples = one.examples if one.kind == 'train' else 0
+  return dataclasses.replace(one, examples=examples, label='')
 
 
 def _add_noop_rates(own) -> None:

@@ -19,18 +19,27 @@ from onlyif_jax.training.step import Trainer
 
 
 def make_mesh(member: int, data: int = 1, devices=None):
-  """A mesh of member x data devices."""
+  """A mesh of member x data devices, as many of each process."""
   devices = jax.devices() if devices is None else devices
   if member * data > len(devices):
     raise ConfigError(
       f'stack.member_devices={member} x stack.data_devices={data} needs '
       f'{member * data} devices; there are {len(devices)}. Lower one of them'
     )
+  each, rest = divmod(member * data, jax.process_count())
+  if rest:
+    raise ConfigError(
+      f'stack.member_devices={member} x stack.data_devices={data} cannot be divided '
+      f'among {jax.process_count()} processes, which all must have a part'
+    )
+  by_process: dict = {}
+  for device in devices:
+    by_process.setdefault(device.process_index, []).append(device)
   return jax.make_mesh(
     (member, data),
     ('member', 'data'),
     axis_types=(AxisType.Auto, AxisType.Auto),
-    devices=devices[: member * data],
+    devices=[device for own in by_process.values() for device in own[:each]],
   )
 
 
