@@ -2,9 +2,9 @@
 
 from absl import flags, logging
 
-from onlyif_jax import cli
+from onlyif_jax import bucket, cli
 
-_WORKDIR = flags.DEFINE_string('workdir', None, 'The directory of a run.')
+_WORKDIR = flags.DEFINE_string('workdir', None, 'The directory or URL of a run.')
 _STEP = flags.DEFINE_integer('step', None, 'Checkpoint step; default: the newest.')
 _EXAMPLES = flags.DEFINE_integer(
   'examples', None, 'Per split; default: as in training.', lower_bound=1
@@ -26,17 +26,18 @@ def main(argv) -> int:
   logging.set_verbosity(logging.WARNING)
   from onlyif_jax import evaluation, sweep  # JAX starts here
 
-  run = evaluation.open_run(_WORKDIR.value)
-  sweep.claim_devices(run.config)
-  splits = None if _SPLIT.value == 'all' else (_SPLIT.value,)
-  evaluation.show(
-    run,
-    members=(_MEMBER.value,) if _MEMBER.value else None,
-    step=_STEP.value,
-    examples=_EXAMPLES.value,
-    splits=splits,
-    wrong=_SHOW.value,
-  )
+  with bucket.local(_WORKDIR.value) as path:
+    run = evaluation.open_run(path)
+    sweep.claim_devices(run.config)
+    splits = None if _SPLIT.value == 'all' else (_SPLIT.value,)
+    evaluation.show(
+      run,
+      members=(_MEMBER.value,) if _MEMBER.value else None,
+      step=_STEP.value,
+      examples=_EXAMPLES.value,
+      splits=splits,
+      wrong=_SHOW.value,
+    )
   return 0
 
 

@@ -1,12 +1,14 @@
 """Writes a run for others: `python -m onlyif_jax.export --workdir=DIR --to=hf --out=DIR`."""
 
+from pathlib import Path
+
 from absl import flags, logging
 from ml_collections import config_flags
 
-from onlyif_jax import cli
+from onlyif_jax import bucket, cli
 from onlyif_jax.config import ConfigError, freeze
 
-_WORKDIR = flags.DEFINE_string('workdir', None, 'The directory of a run.')
+_WORKDIR = flags.DEFINE_string('workdir', None, 'The directory or URL of a run.')
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'Instead of a workdir, for jsonl, tfds: FILE[:ARGS] of a config.'
 )
@@ -31,30 +33,35 @@ def main(argv) -> int:
     raise ConfigError('give one of --workdir=DIR and --config=FILE')
   if _TO.value in ('hf', 'bundle') and not _WORKDIR.value:
     raise ConfigError(f'--to={_TO.value} needs --workdir=DIR, a run')
+  with bucket.local(_WORKDIR.value or '', checkpoints=_TO.value == 'hf') as path:
+    _write(path)
+  return 0
+
+
+def _write(workdir: Path) -> None:
   if _TO.value == 'bundle':
     from onlyif_jax.analysis import bundle
 
-    path, left = bundle.write(str(_WORKDIR.value), str(_OUT.value))
+    path, left = bundle.write(workdir, str(_OUT.value))
     print(
       f'written: {path}' + (f'; left out for size: {", ".join(left)}' if left else '')
     )
-    return 0
+    return
   logging.set_verbosity(logging.WARNING)
   from onlyif_jax import evaluation, exporting, sweep  # JAX starts here
 
   if _WORKDIR.value:
-    config = evaluation.open_run(_WORKDIR.value).config
+    config = evaluation.open_run(workdir).config
   else:
     config = freeze(_CONFIG.value)
   sweep.claim_devices(config)
   if _TO.value == 'hf':
-    path = exporting.run_to_hf(_WORKDIR.value, _OUT.value, _MEMBER.value, _STEP.value)
+    path = exporting.run_to_hf(workdir, _OUT.value, _MEMBER.value, _STEP.value)
   else:
     tfds = _TO.value == 'tfds'
     write = exporting.config_to_tfds if tfds else exporting.config_to_jsonl
     path = write(config, _OUT.value, _MEMBER.value)
   print(f'written: {path}')
-  return 0
 
 
 if __name__ == '__main__':

@@ -5,18 +5,24 @@ from pathlib import Path
 from absl import flags, logging
 from ml_collections import config_flags
 
-from onlyif_jax import cli, config
+from onlyif_jax import bucket, cli, config, launchers
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'FILE[:ARGS]; default: configs/imin.py. Example: FILE:cpu,seeds=2.'
 )
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Default: runs/<config>-<size>.')
+_WORKDIR = flags.DEFINE_string(
+  'workdir', None, 'A directory or gs://BUCKET/DIR; default: runs/<config>-<size>.'
+)
 _SHARD = flags.DEFINE_string(
   'shard', None, 'i/n: trains the i-th of n shares, for a job array; see report.'
+)
+_MULTIHOST = flags.DEFINE_bool(
+  'multihost', False, 'One of several processes that train together; see README.'
 )
 _DRY_RUN = flags.DEFINE_bool(
   'dry_run', False, 'Predict cost and memory; leave nothing.'
 )
+flags.adopt_module_key_flags(launchers)
 
 
 def main(argv) -> int:
@@ -25,19 +31,31 @@ def main(argv) -> int:
   run_config = config.freeze(_CONFIG.value)
   workdir = _WORKDIR.value or default_workdir(run_config)
   logging.set_verbosity(logging.WARNING)
+  launch = launchers.options((_SHARD, _MULTIHOST, _DRY_RUN))
+  if launch is not None:
+    return launchers.main(run_config, workdir, launch)
   # JAX starts here, after the config is checked.
-  from onlyif_jax import dry_run, shards, sweep
+  from onlyif_jax import distributed, dry_run, shards, sweep
   from onlyif_jax.workdir import Workdir
 
   shard = shards.parse(_SHARD.value) if _SHARD.value else None
-  if shard is not None:
-    workdir = shards.place(workdir, shard)
-  stored = None if _DRY_RUN.value else Workdir(workdir).config()
-  sweep.claim_devices(stored or run_config)
+  part = shards.place('', shard) if shard is not None else ''
+  if _MULTIHOST.value and _DRY_RUN.value:
+    raise config.ConfigError('--dry_run looks at one process; leave out --multihost')
+  if _MULTIHOST.value and bucket.is_url(workdir):
+    raise config.ConfigError(
+      f'--multihost needs a directory that all processes share, not {workdir}; mount '
+      'the bucket there, or give every process a --shard instead'
+    )
+  processes = distributed.initialize() if _MULTIHOST.value else 1
   if _DRY_RUN.value:
+    sweep.claim_devices(run_config, processes)
     dry_run.show(run_config)
     return 0
-  return sweep.main(run_config, workdir, shard)
+  with distributed.session(), bucket.local(workdir, part, write=True) as path:
+    stored = Workdir(path).config()
+    sweep.claim_devices(stored or run_config, processes)
+    return sweep.main(run_config, path, shard)
 
 
 def default_workdir(run_config: config.RunConfig) -> Path:

@@ -11,11 +11,13 @@ from pathlib import Path
 
 from absl import flags
 
-from onlyif_jax import cli, shards
+from onlyif_jax import bucket, cli, shards
 from onlyif_jax.analysis import bundle, reporting, results
 from onlyif_jax.config import ConfigError
 
-_WORKDIR = flags.DEFINE_multi_string('workdir', [], 'A run; give it again for more.')
+_WORKDIR = flags.DEFINE_multi_string(
+  'workdir', [], 'A run, a directory or URL; again for more.'
+)
 _BUNDLE = flags.DEFINE_multi_string('bundle', [], 'A run that was exported as bundle.')
 _COMPARE = flags.DEFINE_multi_string('compare', [], 'Two runs: --compare A B.')
 _OUT = flags.DEFINE_string(
@@ -35,7 +37,12 @@ def main(argv) -> int:
   if _COMPARE.value and len(places) != 2:
     raise ConfigError('--compare takes two runs: report --compare A B')
   with contextlib.ExitStack() as stack:
-    folders = [Path(p) for p in (*_WORKDIR.value, *_COMPARE.value)]
+    # With --out the workdirs stay as they are: they may be read-only or another's.
+    own = not (_OUT.value or _BUNDLE.value or _COMPARE.value)
+    folders = [
+      stack.enter_context(bucket.local(p, write=own, checkpoints=False))
+      for p in (*_WORKDIR.value, *_COMPARE.value)
+    ]
     folders += [stack.enter_context(bundle.opened(p)) for p in _BUNDLE.value]
     runs = [results.load(shards.gather(folder)) for folder in folders]
     anonymous = _ANONYMOUS.value
@@ -44,10 +51,10 @@ def main(argv) -> int:
     if _COMPARE.value:
       reporting.side_by_side(runs, names, out, anonymous=anonymous)
       return 0
-    # With --out the workdirs stay as they are: they may be read-only or another's.
-    own = not (out or _BUNDLE.value)
-    first = Path(places[0])
-    beside = first if own else first.with_name(f'{first.stem}-report')
+    beside = folders[0]
+    if _BUNDLE.value:
+      first = next(Path(p) for p in places if not bucket.is_url(p))
+      beside = first.with_name(f'{first.stem}-report')
     reporting.report(runs, names, out or beside, also_own=own, anonymous=anonymous)
   return 0
 
