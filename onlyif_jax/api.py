@@ -2,15 +2,21 @@
 
 import contextlib
 import dataclasses
+import functools
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from onlyif_jax import config as config_lib
+from onlyif_jax import exporting
 from onlyif_jax import sweep as sweep_lib
 from onlyif_jax.analysis.results import Analysis
 from onlyif_jax.analysis.transition import Transition
+from onlyif_jax.asking import Answer, Asker
 from onlyif_jax.config import EXTENDABLE, ConfigError, RunConfig
+from onlyif_jax.evaluation import open_run
+from onlyif_jax.loop import OnProgress
 from onlyif_jax.workdir import Workdir
 
 _WORDS = ('member', 'reference', 'seed', 'variant', 'split', 'slice', 'metric')
@@ -44,22 +50,67 @@ class Run:
       raise ConfigError(f'there is no curve {curve!r}; curves: {known}')
     return self.analysis.fits[curve] if curve else self.analysis.main
 
+  def answer(
+    self, text: str, lhs: str, rhs: str, members: Sequence[str] | None = None
+  ) -> list[Answer]:
+    """What trained members make of your own: in `text`, replace `lhs` by `rhs`.
 
-def sweep(config: Any, workdir: str | os.PathLike | None = None) -> Run:
+    Like `str.replace(lhs, rhs, 1)`, in the letters and lengths of the run's task.
+    members: names; default: all. Raises ConfigError for what they cannot be asked.
+    """
+    return self._asker.ask(text, lhs, rhs, members)
+
+  @functools.cached_property
+  def _asker(self) -> Asker:
+    return Asker(open_run(self.workdir))
+
+
+def sweep(
+  config: Any,
+  workdir: str | os.PathLike | None = None,
+  *,
+  on_progress: OnProgress | None = None,
+) -> Run:
   """Trains what is left of a sweep and reads its results; raises ConfigError.
 
   config: a ConfigDict as config files return it, a plain dict, or a RunConfig. workdir:
   default runs/<config>-<size>-<hash of the config>; the same call goes on where an
   earlier one stopped.
+  on_progress: called with a list of rows of metrics.jsonl, first with those that an
+  earlier call left, then with new ones as they are written: dicts with member, step
+  and either loss or `<split>/<metric>` of the splits dev and seen. A resumed member
+  repeats rows, with the same numbers.
   """
+  run_config = _frozen(config)
+  path = Path(workdir) if workdir is not None else default_workdir(run_config)
+  _claim_devices(Workdir(path).config() or run_config)
+  _, failed, analysis = sweep_lib.run(run_config, path, on_progress=on_progress)
+  return Run(path, failed, analysis)
+
+
+def examples(
+  config: Any, member: str | None = None, count: int = 5
+) -> dict[str, list[dict[str, Any]]]:
+  """Split -> its first examples as text, as `export --to=jsonl` writes them.
+
+  config: as for `sweep`; member: whose (needed where the config has several); count:
+  of each split. A row has input, lhs, rhs (or the task's own fields), output, prompt
+  and slices. Raises ConfigError.
+  """
+  run_config = _frozen(config)
+  _claim_devices(run_config)
+  return exporting.examples(run_config, member, count)
+
+
+def _frozen(config: Any) -> RunConfig:
   if isinstance(config, RunConfig):
     config = dataclasses.asdict(config)
-  run_config = config_lib.freeze(config)
-  path = Path(workdir) if workdir is not None else default_workdir(run_config)
+  return config_lib.freeze(config)
+
+
+def _claim_devices(config: RunConfig) -> None:
   with contextlib.suppress(RuntimeError):  # JAX is in use: its devices stay as they are
-    sweep_lib.claim_devices(Workdir(path).config() or run_config)
-  _, failed, analysis = sweep_lib.run(run_config, path)
-  return Run(path, failed, analysis)
+    sweep_lib.claim_devices(config)
 
 
 def default_workdir(config: RunConfig) -> Path:

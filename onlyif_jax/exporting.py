@@ -86,6 +86,17 @@ def config_to_tfds(config: RunConfig, out, member: str | None = None) -> Path:
   return Path(out)
 
 
+def examples(config: RunConfig, member: str | None, count: int):
+  """Split -> the first `count` rows of what `config_to_jsonl` writes, in memory."""
+  evaluator, chosen, sets = _examples(config, member)
+  few = [dataclasses.replace(s, examples=min(count, s.examples)) for s in sets]
+  made = make_rows(evaluator, chosen, few)
+  return {
+    split: [{k: row[k] for k in row if k not in _IDS} for row in rows]
+    for split, rows in made.items()
+  }
+
+
 def make_rows(
   evaluator: Evaluator, member: Member, sets: Sequence[EvalSet]
 ) -> dict[str, Iterator[dict]]:

@@ -1,5 +1,6 @@
 """The library call: one name for the module and for the function."""
 
+import json
 import subprocess
 import sys
 import textwrap
@@ -10,7 +11,7 @@ import pytest
 import runs
 
 import onlyif_jax
-from onlyif_jax import api, sweep
+from onlyif_jax import api, exporting, sweep
 from onlyif_jax.analysis.transition import Transition
 from onlyif_jax.config import ConfigError
 
@@ -61,6 +62,61 @@ def test_the_documented_snippet_runs(tmp_path, monkeypatch, capsys):
     again.fit('x')
   with pytest.raises(ConfigError, match='every member of the run failed'):
     api.Run(run.workdir, {}, None).fit()
+  # Its members answer to anybody's rule.
+  answers = run.answer('abcde', 'bcd', 'fga')
+  assert [a.member for a in answers] == ['I3-s0', 'I17-s0', 'one-s0']
+  assert {a.expected for a in answers} == {'afgae'}
+  assert run.answer('abcde', 'bcd', 'fga', ['I17-s0']) == answers[1:2]
+  with pytest.raises(ConfigError, match='does not occur in text'):
+    run.answer('abcde', 'ccc', 'fga')
+
+
+def test_progress_is_told_row_by_row_across_an_interruption(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  config = runs.toy_config(sweep_references=())
+  told: list[list[dict]] = []
+
+  def stop(rows):
+    told.append(rows)
+    if rows[0]['step'] == 15:  # after the save at 11
+      raise KeyboardInterrupt
+
+  with pytest.raises(KeyboardInterrupt):
+    onlyif_jax.sweep(config, 'run', on_progress=stop)
+  lines = Path('run/metrics.jsonl')
+
+  def written():
+    return [json.loads(line) for line in lines.read_text().splitlines()]
+
+  left = written()
+  assert [row for rows in told for row in rows] == left
+  told.clear()
+  onlyif_jax.sweep(config, 'run', on_progress=told.append)
+  assert told[0] == left
+  rows = {(r['member'], r['step'], 'loss' in r): r for rows in told for r in rows}
+  assert rows == {(r['member'], r['step'], 'loss' in r): r for r in written()}
+  looked = [r for r in rows.values() if 'loss' not in r]
+  assert {r['member'] for r in looked} == {'I3-s0', 'I17-s0'}
+  assert all({'dev/exact_match', 'seen/exact_match'} <= r.keys() for r in looked)
+  # What is done is told too, in one piece.
+  told.clear()
+  onlyif_jax.sweep(config, 'run', on_progress=told.append)
+  assert told == [written()]
+
+
+def test_examples_are_those_of_the_export(tmp_path):
+  config = runs.toy_config()
+  made = api.examples(config, 'I17-s0', count=3)
+  assert list(made) == ['train', 'dev', 'unseen']
+  exporting.config_to_jsonl(config, tmp_path / 'all', 'I17-s0')
+  for split, rows in made.items():
+    text = (tmp_path / 'all' / f'{split}.jsonl').read_text()
+    whole = [json.loads(line) for line in text.splitlines()]
+    assert [{'split': split} | row for row in rows] == whole[:3]
+    for row in rows:
+      assert row['output'] == row['input'].replace(row['lhs'], row['rhs'], 1)
+  with pytest.raises(ConfigError, match='is missing'):
+    api.examples(config)
 
 
 def test_the_module_and_the_call_share_a_name():

@@ -4,6 +4,7 @@ Matplotlib loads with the first figure and draws without a display. Colours are
 Okabe and Ito's; no two series differ by colour alone.
 """
 
+import sys
 import textwrap
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -50,10 +51,11 @@ def look(n: int) -> Look:
 
 
 def pyplot() -> Any:
-  """Matplotlib's pyplot without a display."""
+  """Matplotlib's pyplot without a display; one that is in use keeps its backend."""
   import matplotlib  # slow to load, and only figures need it
 
-  matplotlib.use('Agg')
+  if 'matplotlib.pyplot' not in sys.modules:  # else a notebook would show no more
+    matplotlib.use('Agg')
   import matplotlib.pyplot as plt
 
   return plt
