@@ -99,7 +99,12 @@ class Evaluator:
 
   def training_prompts(self, members) -> list[np.ndarray]:
     """Each member's 64-bit hashes of every prompt that it trains on."""
-    hashes = distributed.fetch(self._training_hashes(members))
+    plan = self.data.plan
+    # The first pass has every prompt, unless each pass has new ones.
+    total = plan.steps * plan.batch_size
+    fresh = distributed.fetch(members.fresh_rules | members.fresh_inputs).any()
+    count = total if fresh else min(plan.examples, total)
+    hashes = distributed.fetch(self._training_hashes(count)(members))
     return [np.unique(as_uint64(own)) for own in hashes]
 
   def lift(self, function, shared: int):
@@ -146,24 +151,18 @@ class Evaluator:
 
     return self.lift(make, 3)
 
-  @functools.cached_property
-  def _training_hashes(self):
-    plan, size = self.data.plan, 4096
-    total = plan.steps * plan.batch_size
+  @functools.lru_cache(maxsize=2)  # noqa: B019 - an evaluator lives as long as a run
+  def _training_hashes(self, count: int):
+    """members -> the hashes of the first `count` prompts of the training stream."""
+    size = 4096
+
+    def part(member, start):
+      at = jnp.minimum(start + jnp.arange(size, dtype=jnp.int32), count - 1)
+      return self.data.train_examples(member, at).prompt_hash_B2
 
     def hashes(member):
-      fresh = member.fresh_rules | member.fresh_inputs
-      count = jnp.where(fresh, total, min(plan.examples, total))
-
-      def part(start):
-        # Positions of the stream where inputs are fresh, else the N examples.
-        at = jnp.minimum(start + jnp.arange(size, dtype=jnp.int32), count - 1)
-        stream = self.data.train_examples(member, at).prompt_hash_B2
-        stored = self.data.by_index(member, at).prompt_hash_B2
-        return jnp.where(fresh, stream, stored)
-
-      starts = jnp.arange(0, total, size, dtype=jnp.int32)
-      return jax.lax.map(part, starts).reshape(-1, 2)
+      starts = jnp.arange(0, count, size, dtype=jnp.int32)
+      return jax.lax.map(lambda n: part(member, n), starts).reshape(-1, 2)
 
     return self.lift(hashes, 0)
 
