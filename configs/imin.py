@@ -32,7 +32,8 @@ def get_config(arg=None):
   c.name, c.size, c.figure, c.paper = 'imin', given.size, 'imin', PAPER
   if given.size == 'cpu':
     presets.two_cores(c)
-    c.sweep.counts = (30, 100, 200, 300, 500, 1_000, 2_000, 5_000, 10_000)
+    c.data.epochs = 3.0
+    c.sweep.counts = (100, 200, 300, 500, 1_000, 10_000)
   else:
     presets.papers(c)
     c.sweep.counts = COUNTS

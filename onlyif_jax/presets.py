@@ -16,6 +16,7 @@ def two_cores(c) -> None:
   c.model.positions, c.model.rotary_base, c.model.heads = 'rotary', 1_000.0, 2
   c.optim.name, c.optim.learning_rate, c.optim.clip = 'muon', 1e-3, 1.0
   c.optim.weight_decay, c.optim.b2, c.optim.warmup = 0.0, 0.95, 0.05
+  c.eval.batch_size = 256  # as many as an evaluation during training has
   c.sweep.references = REFERENCES
 
 
