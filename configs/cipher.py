@@ -17,9 +17,9 @@ numbers): few rules solve the no-op half alone, more rules generalise. This is t
 question for a small model from scratch, with the other experiments' 10^6 examples.
 `cpu` (an analogue): three letters per pattern, five shifts.
 
-Measured (`cpu`, 1 seed, 8.8 min of CPU time): inputs with x .000 .000 .000 .009 .903 at
-I = 30 100 300 1k 3k, no-ops .998 to .935 and .976; split `pair`, inputs with x, .000
-.000 .000 .004 .924: below the step the y of training comes out. `full`: not run.
+Measured (`cpu`, 3 seeds, two busy cores, 25 min of CPU time): inputs with x .000 .000
+.000 .004 .814 at I = 30 100 300 1k 3k, no-ops .998 to .926; split `pair`, inputs with x,
+.000 .000 .000 .002 .810: below the step the y of training comes out. `full`: not run.
 """
 
 from onlyif_jax import presets

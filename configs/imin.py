@@ -33,7 +33,7 @@ def get_config(arg=None):
   if given.size == 'cpu':
     presets.two_cores(c)
     c.data.epochs = 3.0
-    c.sweep.counts = (100, 200, 300, 500, 1_000, 10_000)
+    c.sweep.counts = (30, 100, 200, 300, 500, 1_000, 3_000, 10_000)
   else:
     presets.papers(c)
     c.sweep.counts = COUNTS

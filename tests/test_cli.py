@@ -96,7 +96,7 @@ def test_more_instructions_than_rules_tells_the_capacity(server, tmp_path):
 
 def test_more_devices_than_there_are(server, tmp_path):
   # As on a GPU: virtual devices cannot be made.
-  before = 'import onlyif_jax.sweep as s; s.claim_devices = lambda config: None'
+  before = 'import onlyif_jax.sweep as s; s.claim_devices = lambda *config: None'
   words = (TOY, f'--workdir={tmp_path / "run"}', '--config.data.batch_size=11')
   said = line(
     server.call('main', *words, '--config.stack.member_devices=11', before=before)

@@ -70,7 +70,7 @@ def test_parts_of_a_batch_give_the_gradients_of_the_whole():
   own = trainer(eight, layers=1)
   one = member()
   found = []
-  for parts, micro in ((1, 1), (8, 1), (1, 4), (2, 2)):
+  for parts, micro in ((1, 1), (4, 2)):
     raw = RawGradients(own.data, own.model, own.optim, micro)
     split = StackProgram(raw, parallel.make_mesh(1, parts), 'map')
     state, [sums] = run(split, [one], 1)
@@ -80,12 +80,12 @@ def test_parts_of_a_batch_give_the_gradients_of_the_whole():
   counts = np.asarray(batch.weights_BA).sum(1)
   assert len(set(counts)) > 2
   assert count1 == counts.sum()
-  for g, (loss, count, _) in found[1:]:
-    assert count == count1
-    np.testing.assert_allclose(loss1, loss, rtol=1e-5)
-    for a, b in zip(jax.tree.leaves(g1), jax.tree.leaves(g), strict=True):
-      assert np.abs(a).max() > 0
-      np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.abs(a).max())
+  g, (loss, count, _) = found[1]
+  assert count == count1
+  np.testing.assert_allclose(loss1, loss, rtol=1e-5)
+  for a, b in zip(jax.tree.leaves(g1), jax.tree.leaves(g), strict=True):
+    assert np.abs(a).max() > 0
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.abs(a).max())
 
 
 MESHES = [(2, 2), (2, 1), (1, 2), (4, 1), (1, 4), (8, 1), (1, 8), (2, 4)]
@@ -103,10 +103,8 @@ def twenty_steps(members, parts):
   return state['params'], np.array([loss / count for loss, count, _ in sums])
 
 
-@pytest.mark.parametrize(
-  ('members', 'parts'),
-  [pytest.param(*m, marks=[pytest.mark.slow] * (n > 1)) for n, m in enumerate(MESHES)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(('members', 'parts'), MESHES)
 def test_twenty_steps_are_the_same_on_any_number_of_devices(members, parts):
   (a, one), (b, many) = twenty_steps(1, 1), twenty_steps(members, parts)
   assert one.shape == many.shape == (20, 8)
