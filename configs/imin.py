@@ -10,9 +10,10 @@ than 300 instructions never generalise, models with 1,000 or more always do.
 `cpu` is an analogue with three letters per pattern; `full` has the papers' settings,
 with the choices where they are silent (batch, warm-up, decay, dropout, seeds).
 
-Measured (`cpu`, 3 seeds, two busy cores, 22 min, 28 min of CPU time): unseen exact
-match .00 .00 .28 .66 .86 .94 .94 .94 .96 at I = 30 100 200 300 500 1k 2k 5k 10k,
-seen .96 or more; I_50 = 251 [117, 538], bracket 100 / 1,000. `full`: not run.
+Measured (`cpu`, 3 seeds, two quiet cores, 10 min, 19 min of CPU time): unseen exact
+match .00 .00 .16 .53 .85 .87 .88 .89 at I = 30 100 200 300 500 1k 3k 10k, seen .90 or
+more; I_50 = 273 [220, 339], bracket 100 / 500. With epochs=4: .94 to .96 from 1,000 on,
+I_50 = 251 [117, 538]. `full`: not run.
 """
 
 from onlyif_jax import presets

@@ -181,6 +181,9 @@ elif [ -n "$bench" ]; then
     --seconds=4 ${peers[@]+"${peers[@]}"}
   measure paper --config="$root/configs/imin.py:full" --seconds=4 \
     ${peers[@]+"${peers[@]}"}
+  measure fused --config="$root/configs/imin.py:full" --seconds=4 \
+    --config.model.attention=fused
+  measure stacked --config="$root/configs/imin.py" --seconds=2 --modes
 fi
 
 # --- The sweep ---------------------------------------------------------------------
@@ -194,7 +197,10 @@ fi
 case "$code" in
   0 | 1 | 143) ;;
   2) fail 'the sweep was refused, see above' ;;
-  137) say 'the sweep was killed; its last save is kept' code=143 ;;
+  137)
+    say 'the sweep was killed; its last save is kept'
+    code=143
+    ;;
   *) say "the sweep ended with exit code $code; what it saved is kept" ;;
 esac
 

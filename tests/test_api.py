@@ -104,6 +104,7 @@ def test_progress_is_told_row_by_row_across_an_interruption(tmp_path, monkeypatc
   assert told == [written()]
 
 
+@pytest.mark.slow
 def test_examples_are_those_of_the_export(tmp_path):
   config = runs.toy_config()
   made = api.examples(config, 'I17-s0', count=3)

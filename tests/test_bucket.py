@@ -430,6 +430,7 @@ def assert_same_tables(path, whole):
     assert (path / name).read_bytes() == (whole / name).read_bytes(), name
 
 
+@pytest.mark.slow
 def test_a_preempted_run_goes_on_elsewhere_as_if_nothing_had_been(
   whole, tmp_path, monkeypatch
 ):
@@ -451,6 +452,7 @@ def test_a_preempted_run_goes_on_elsewhere_as_if_nothing_had_been(
   assert not [name for name in names(there) if 'saving' in name or '.tmp' in name]
 
 
+@pytest.mark.slow
 def test_a_run_lost_in_the_middle_of_a_push_goes_on_elsewhere(
   whole, tmp_path, monkeypatch
 ):
@@ -491,6 +493,7 @@ def flag(value):
   return SimpleNamespace(value=value)
 
 
+@pytest.mark.slow
 def test_a_report_of_a_url_does_without_checkpoints(
   whole, tmp_path, monkeypatch, capsys
 ):
