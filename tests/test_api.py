@@ -33,6 +33,7 @@ def snippet(text):
   return textwrap.dedent('\n'.join(lines[first : last + 1]))
 
 
+@pytest.mark.slow
 def test_the_documented_snippet_runs(tmp_path, monkeypatch, capsys):
   monkeypatch.chdir(tmp_path)
   small = SimpleNamespace(get_config=lambda arg: runs.toy.get_config())

@@ -112,6 +112,7 @@ def test_dynamics_and_metrics_are_at_the_marks(whole):
   assert 2.0 < lines[0]['loss'] < 4.0
 
 
+@pytest.mark.slow
 def test_a_crash_in_the_middle_of_any_write_does_not_show(whole, tmp_path, monkeypatch):
   monkeypatch.setattr(results, 'analyse', lambda path: None)  # it is slow to draw
   assert len(set(whole.writes)) == 8
