@@ -21,8 +21,9 @@ Measured (`cpu`, 2 seeds, two busy cores, 28 min of CPU time): unseen exact matc
 1,000, 3,000, 10,000: uniform .89 .93 .93, alpha .2 .84 .89 .95, .1 .58 .84 .89, .03 .18
 .22 .55; re-weighted at alpha .1: .48 and .72. I = 10,000 falls too below .1. Predicted
 from uniform sets: RMSE .57 by exp(entropy), .72 by 1/sum p^2, .21 by the number of
-rules with 3 examples or more (best of 1, 3, 10, 30, 100). `halving`: 300 / 3,000 rules .43 .93, half
-of the data .41 .94, half by a power law .04 .91 (2 seeds, 13 min). `full`: not run.
+rules with 3 examples or more (best of 1, 3, 10, 30, 100). `halving` (2 seeds, 13 min of
+CPU time): I = 300 / 3,000 .43 .93, half of the data .41 .94, half by alpha .2 .04 .91.
+`full`: not run.
 """
 
 from onlyif_jax import presets
