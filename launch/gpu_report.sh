@@ -34,10 +34,8 @@ without the weights of members that are done) and SHA256SUMS. Exit code: 0 the s
 HELP
 }
 
-fail() {
-  echo "error: $*" >&2
-  exit 2
-}
+# shellcheck disable=SC1091
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 say() {
   echo "gpu_report: $*" >&2

@@ -20,22 +20,8 @@ the GPUs, taskset around this command the cores.
 END
 }
 
-fail() {
-  echo "error: $*" >&2
-  exit 2
-}
-
-# Prints a command so that it can be pasted into a shell.
-show() {
-  local word line=''
-  for word in "$@"; do
-    case "$word" in
-      '' | *[!A-Za-z0-9_./:=@,+~-]*) word="'${word//\'/\'\\\'\'}'" ;;
-    esac
-    line="$line $word"
-  done
-  echo "${line# }"
-}
+# shellcheck disable=SC1091
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 # The GPUs that may be used, one a line.
 gpus() {

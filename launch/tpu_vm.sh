@@ -44,25 +44,11 @@ stacks as workers: see --config.stack.members.
 END
 }
 
-fail() {
-  echo "error: $*" >&2
-  exit 2
-}
+# shellcheck disable=SC1091
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 say() {
   echo "$*" >&2
-}
-
-# Prints a command so that it can be pasted into a shell.
-show() {
-  local word line=''
-  for word in "$@"; do
-    case "$word" in
-      '' | *[!A-Za-z0-9_./:=@,+~-]*) word="'${word//\'/\'\\\'\'}'" ;;
-    esac
-    line="$line $word"
-  done
-  echo "${line# }"
 }
 
 # Runs a command, or prints it with --dry_run.

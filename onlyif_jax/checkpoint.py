@@ -4,7 +4,7 @@ Orbax writes a step as `saving.<step>`. That directory then gets `digest.json`, 
 sha256 of every file (Orbax has no checksum of array data: a flipped bit would load in
 silence), and only then is it renamed to `<step>`. So a process killed at any moment
 leaves whole steps and leftovers that no reader looks at, and a step without a matching
-else. Every process of a multi-process run calls the
+digest was damaged by something else. Every process of a multi-process run calls the
 same methods and writes its part of the arrays; process 0 alone writes digests, renames,
 removes, and decides which step is restored.
 """

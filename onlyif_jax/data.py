@@ -169,13 +169,8 @@ class Data:
       return jnp.searchsorted(member.counts_R, j_B, side='right')
     return j_B % member.instructions
 
-  def held_out(self, member: Member, part: Part, i_B, kind_B, cell=''):
-    """Examples of a part's rules or of a further cell, as (Batch, exists_B)."""
-    asked = self.ask_held_out(member, part, i_B, kind_B, cell)
-    return self.examples(member, asked), asked.exists_B
-
   def ask_held_out(self, member: Member, part: Part, i_B, kind_B, cell='') -> Asked:
-    """What decides the examples of `held_out`."""
+    """What decides examples of a part's rules or of a further cell."""
     capacity = self.rules.capacity(part)
     seed, setting = member.rules_seed, member.setting
 
@@ -191,16 +186,12 @@ class Data:
     asked = _ask(_halves(both_2BP), i_B % capacity, purpose, i_B, kind_B)
     return asked._replace(exists_B=exists_2B[0])
 
-  def seen(self, member: Member, i_B, kind_B) -> Batch:
-    """Training rules that have an example, with inputs drawn anew.
+  def ask_seen(self, member: Member, i_B, kind_B) -> Asked:
+    """What decides examples of training rules that were met, with inputs drawn anew.
 
     An input may by chance equal a training input: `evals.exact_match` finds
     these and leaves them out.
     """
-    return self.examples(member, self.ask_seen(member, i_B, kind_B))
-
-  def ask_seen(self, member: Member, i_B, kind_B) -> Asked:
-    """What decides the examples of `seen`."""
     n = self.plan.examples
     # Example i of the training set has a rule that was met: with equal counts
     # these are the rules in turn, with skewed ones they are drawn by share.

@@ -172,11 +172,8 @@ def run(
     print(f'already done: the results of all {len(rows)} members in {path}')
   failed = distributed.agree(lambda: failed_members(workdir))
   some = shard is None and any(row.member not in failed for row in rows)
-  return (
-    True,
-    failed,
-    (distributed.agree(lambda: results.analyse(Path(path))) if some else None),
-  )
+  analyse = functools.partial(results.analyse, Path(path))
+  return True, failed, distributed.agree(analyse) if some else None
 
 
 def _check_shard(config: RunConfig, stored: RunConfig | None, path) -> None:

@@ -84,8 +84,9 @@ def test_examples_are_rows_of_their_instruction_and_part(table, data):
   def make(one):
     kept = data.task.kind('kept', i_B)
     every = data.task.kind('plain', i_B)
-    held = data.held_out(one, Part.TEST, i_B, every)[0]
-    return data.by_index(one, i_B % 101), data.seen(one, i_B, kept), held
+    held = data.examples(one, data.ask_held_out(one, Part.TEST, i_B, every))
+    seen = data.examples(one, data.ask_seen(one, i_B, kept))
+    return data.by_index(one, i_B % 101), seen, held
 
   trained, seen, held = (read(table, batch) for batch in make(one))
   assert {known[pair][3] for pair in trained + seen} == {'train'}
