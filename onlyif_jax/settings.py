@@ -144,6 +144,7 @@ class AlgebraSettings:
   name: str = 'algebra'
   source: str = 'random'  # rules: 'random' templates or true 'identities'
   functions: int = 2  # most functions in a random template
+  slots: int = 2  # different slots of a random template: 1 or 2
   depth: int = 2  # operators above each leaf of the input's tree
   slot_min: int = 1  # least depth of the trees in the slots, in training
   slot_max: int = 1  # greatest depth in training

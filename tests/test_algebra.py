@@ -193,10 +193,10 @@ def test_symbols_are_one_character_for_each_letter():
 # Rules.
 
 
-def brute_force_classes(functions: int) -> set[str]:
-  """Classes of all templates of two operators, three leaves A or B, functions."""
+def brute_force_classes(functions: int, leaves=('AAB', 'ABA', 'BAA')) -> set[str]:
+  """Classes of all templates of two operators, these leaves in order, functions."""
   out = set()
-  for slots in ('AAB', 'ABA', 'BAA'):
+  for slots in leaves:
     for f in itertools.product(['', *'nscleq'], repeat=5):
       if sum(map(bool, f)) > functions:
         continue
@@ -208,8 +208,9 @@ def brute_force_classes(functions: int) -> set[str]:
   return out
 
 
-def test_random_templates_are_all_classes_once():
-  numbers = templates.random_classes(1)
+@pytest.mark.parametrize('slots', [1, 2])
+def test_random_templates_are_all_classes_once(slots):
+  numbers = templates.random_classes(1, slots)
   surface = jax.jit(
     jax.vmap(lambda n, b: expressions.write(templates._surface(n, b), 10))
   )
@@ -222,10 +223,13 @@ def test_random_templates_are_all_classes_once():
     seen.append([''.join(oracle.SYMBOLS[c] for c in w[:n]) for w, n in rows])
   classes = [oracle.class_of(text) for text in seen[0]]
   assert len(set(classes)) == len(numbers)
-  assert set(classes) == brute_force_classes(1)
+  leaves = {1: {'leaves': ('AAA',)}, 2: {}}[slots]
+  assert set(classes) == brute_force_classes(1, **leaves)
   for column in range(0, len(numbers), 7):
     ways = {row[column] for row in seen}
     assert {oracle.class_of(text) for text in ways} == {classes[column]}
+  if slots == 1:
+    return
   both_commute = classes.index(oracle.class_of('((A+B)*B)'))
   assert {row[both_commute] for row in seen} == {
     *('((A+B)*B)', '((B+A)*B)', '(B*(A+B))', '(B*(B+A))'),
@@ -380,6 +384,7 @@ def test_sets_have_a_deeper_split_where_the_test_is_deeper():
     ({'slot_shape': 'bush'}, 'task.slot_shape'),
     ({'slot_min': 2}, 'task.slot_min=2'),
     ({'functions': 6}, 'task.functions=6'),
+    ({'slots': 3}, 'task.slots=3'),
     ({'depth': -1}, 'negative'),
     ({'diverse_share': 1.0}, 'task.diverse_share'),
   ],

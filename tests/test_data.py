@@ -1,11 +1,12 @@
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from toys import DATA, NOOP_DATA, member
+from toys import DATA, NOOP_DATA, held_out, member, seen
 
 from onlyif_jax.tasks import distribution, tokens
 from onlyif_jax.tasks.rules import Part
@@ -13,7 +14,7 @@ from onlyif_jax.tasks.rules import Part
 # One program each, however many tests use it.
 EXAMPLES = jax.jit(DATA.train_examples)
 BY_INDEX = jax.jit(DATA.by_index)
-SEEN = jax.jit(DATA.seen)
+SEEN = jax.jit(functools.partial(seen, DATA))
 
 
 def stream(one, steps=DATA.plan.steps):
@@ -141,10 +142,10 @@ def test_splits_use_their_own_rules():
     }
 
   trained = rules(BY_INDEX(one, jnp.arange(59)))
-  seen = rules(SEEN(one, i, kinds))
-  held = jax.jit(DATA.held_out, static_argnums=1)
-  test, dev = (rules(held(one, part, i, kinds)[0]) for part in (Part.TEST, Part.DEV))
-  assert seen <= trained
+  met = rules(SEEN(one, i, kinds))
+  held = jax.jit(functools.partial(held_out, DATA), static_argnums=1)
+  test, dev = (rules(held(one, part, i, kinds)) for part in (Part.TEST, Part.DEV))
+  assert met <= trained
   strings = {s for pair in trained for s in pair}
   for pairs in (test, dev):
     assert not strings & {s for pair in pairs for s in pair}

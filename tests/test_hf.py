@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from safetensors.numpy import load_file, save_file
+from toys import seen
 
 from onlyif_jax.config import ConfigError, OptimConfig
 from onlyif_jax.data import Data, Member, Plan
@@ -360,7 +361,7 @@ def test_exported_model_decodes_alike_in_transformers(tmp_path, positions):
   torch = pytest.importorskip('torch')
   data, member, config, params = partly_trained(positions)
   index = jnp.arange(500, dtype=jnp.int32)
-  batch = jax.jit(data.seen)(member, index, index % 2)
+  batch = jax.jit(functools.partial(seen, data))(member, index, index % 2)
   start_B = np.asarray(batch.answer_BA[:, 0]) + 1
   gold_BL = np.asarray(batch.tokens_BL)
   length = gold_BL.shape[1]

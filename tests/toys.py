@@ -44,6 +44,16 @@ def member(instructions=11, **changes) -> Member:
   return Member(**made, learning_rate=rate, counts_R=counts, mix_K=mix)
 
 
+def seen(data, member, i_B, kind_B):
+  """Examples of training rules with new inputs."""
+  return data.examples(member, data.ask_seen(member, i_B, kind_B))
+
+
+def held_out(data, member, part, i_B, kind_B):
+  """Examples of a part's rules."""
+  return data.examples(member, data.ask_held_out(member, part, i_B, kind_B))
+
+
 @functools.cache
 def trainer(data=FIXED_DATA, name='adamw', positions='learned', **model) -> Trainer:
   """A trainer of a tiny model: 2 layers of width 10 with 1 head unless changed."""

@@ -157,6 +157,8 @@ class Algebra(AlgebraSettings):
       )
     if not 0 <= self.functions <= 5:
       raise ValueError(f'task.functions={self.functions} is not in [0, 5]')
+    if self.slots not in (1, 2):
+      raise ValueError(f'task.slots={self.slots} is not 1 or 2')
     if min(self.depth, self.slot_test, self.specialist) < 0:
       raise ValueError('task.depth, slot_test and specialist must not be negative')
     if not 0 <= self.diverse_share < 1:
@@ -164,6 +166,7 @@ class Algebra(AlgebraSettings):
     return EquationSpace(
       source=self.source,
       functions=self.functions if self.source == 'random' else 0,
+      slots=self.slots,
       dev_fraction=rules.dev_fraction,
       test_fraction=rules.test_fraction,
       distinct=rules.distinct,

@@ -35,10 +35,14 @@ LEAST = 9  # ((A+B)*A): the length of a random template without functions
 IN_DOMAIN = 'in_domain'  # the cell of the training rules with index < specialist
 CHUNK = 4096
 # Digits of a random template's number: whether the inner operator is on the right;
-# outer and inner operator; slots of the inner leaves (AB, BA, BB; the outer leaf is
-# A); the functions of outer and inner operator, inner leaves and outer leaf.
-_RADIX = (2, 5, 5, 3, 7, 7, 7, 7, 7)
-_LEAVES = np.array([[0, 1, 0], [1, 0, 0], [1, 1, 0]], np.int32)  # p, q, outer
+# outer and inner operator; slots of the inner leaves (AB, BA, BB or, with one slot,
+# AA; the outer leaf is A); the functions of outer and inner operator, inner leaves and
+# outer leaf.
+_RADIX = (2, 5, 5, 4, 7, 7, 7, 7, 7)
+_LEAVES = np.array(
+  [[0, 1, 0], [1, 0, 0], [1, 1, 0], [0, 0, 0]], np.int32
+)  # p, q, outer
+_ONE_SLOT = 3
 _COMMUTES = np.array([c in COMMUTATIVE for c in OPERATORS])
 
 
@@ -57,10 +61,14 @@ class Equation(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class EquationSpace:
-  """Every rule of a source; functions: the most in one random template."""
+  """Every rule of a source.
+
+  functions: the most in one random template; slots: the different ones in it, 1 or 2.
+  """
 
   source: str = 'random'
   functions: int = 2
+  slots: int = 2
   dev_fraction: float = 0.1
   test_fraction: float = 0.2
   distinct: str = 'xy'
@@ -69,17 +77,22 @@ class EquationSpace:
   def description(self) -> str:
     """The rules in words."""
     if self.source == 'random':
-      return f'random templates with at most {self.functions} functions'
+      slots = f'{self.slots} slot{"s" * (self.slots > 1)}'
+      return f'random templates of {slots} with at most {self.functions} functions'
     return 'the identities of onlyif_jax/tasks/identities.txt'
 
   @property
   def classes(self) -> int:
     """Classes of templates ('random') or equations ('identities') in all parts."""
-    return len(random_classes(self.functions) if self._random else identities())
+    return len(self._numbers if self._random else identities())
 
   @property
   def _random(self) -> bool:
     return self.source == 'random'
+
+  @property
+  def _numbers(self) -> np.ndarray:
+    return random_classes(self.functions, self.slots)
 
   def interval(self, part: Part) -> tuple[int, int]:
     """Pre-images [low, high) of a part."""
@@ -137,7 +150,7 @@ class EquationSpace:
     # A rotation seen through a bijection: no class is paired with itself.
     place = keys.permute(key, i % n, n)
     pair_2 = jnp.stack([i % n, keys.unpermute(key, (place + 1 + i // n) % n, n)])
-    numbers = jnp.asarray(random_classes(self.functions))
+    numbers = jnp.asarray(self._numbers)
     bits_2 = self._bits(seed, part, i, 2)
 
     def side(i_class, bits):
@@ -216,24 +229,26 @@ def _program(space: EquationSpace, part: Part):
 
 
 @functools.cache
-def random_classes(functions: int) -> np.ndarray:
+def random_classes(functions: int, slots: int = 2) -> np.ndarray:
   """The number of one template of each class with at most so many functions.
 
   A class has one normal form: with a commutative outer operator the inner one is on
-  the left; the outer leaf is A; a commutative inner operator has AB, not BA, and BB
-  with the functions in order.
+  the left; the outer leaf is A; a commutative inner operator has AB, not BA, and equal
+  leaves with the functions in order.
   """
   fs = [f for f in itertools.product(range(7), repeat=5) if 5 - f.count(0) <= functions]
   f_F5 = np.array(fs, np.int32)
   heads = np.array(list(itertools.product(*map(range, _RADIX[:4]))), np.int32)
   right, outer, inner, leaves = heads.T
   heads = heads[
-    ((right == 0) | ~_COMMUTES[outer]) & ((leaves != 1) | ~_COMMUTES[inner])
+    ((leaves == _ONE_SLOT) == (slots == 1))
+    & ((right == 0) | ~_COMMUTES[outer])
+    & ((leaves != 1) | ~_COMMUTES[inner])
   ]
   digits = np.concatenate(
     [np.repeat(heads, len(f_F5), 0), np.tile(f_F5, (len(heads), 1))], 1
   )
-  both = _COMMUTES[digits[:, 2]] & (digits[:, 3] == 2)
+  both = _COMMUTES[digits[:, 2]] & (digits[:, 3] >= 2)
   digits = digits[~both | (digits[:, 6] <= digits[:, 7])]
   return np.asarray(np.ravel_multi_index(tuple(digits.T), _RADIX), np.int32)
 
