@@ -237,6 +237,15 @@ def test_random_templates_are_all_classes_once(slots):
   }
 
 
+@pytest.mark.parametrize('slots', [1, 2])
+def test_right_sides_have_only_slots_of_their_left_sides(slots):
+  space = templates.EquationSpace(functions=1, slots=slots)
+  for lhs, rhs in space.texts(2, Part.TRAIN, 97):
+    names = [set(side) & set('ABC') for side in (lhs, rhs)]
+    assert names[0] == names[1]
+    assert len(names[0]) == slots
+
+
 def test_canonical_equals_the_oracle():
   texts = [side for pair in space_of('full').texts(3, Part.TEST, 200) for side in pair]
   texts += ['(A-(B+C))', '(C-(A+B))', 's((C*B)+(A*sC))', '(B+A)', 'A']

@@ -254,7 +254,10 @@ def random_classes(functions: int, slots: int = 2) -> np.ndarray:
 
 
 def _surface(number, bits) -> Tree:
-  """One of a class's templates: commuted and renamed by three bits."""
+  """One of a class's templates: commuted and renamed by three bits.
+
+  A single slot is A on both sides: renamed apart, the sides would share no slot.
+  """
   digits = []
   for base in reversed(_RADIX):
     digits.append(number % base)
@@ -264,7 +267,7 @@ def _surface(number, bits) -> Tree:
   flip = ((bits >> jnp.arange(3, dtype=jnp.uint32)) & 1).astype(bool)
   right = right ^ (flip[0] & commutes[outer])
   swap = flip[1] & commutes[inner]
-  slot_3 = jnp.asarray(_LEAVES)[leaves] ^ flip[2]
+  slot_3 = jnp.asarray(_LEAVES)[leaves] ^ (flip[2] & (leaves != _ONE_SLOT))
   p, q = jnp.stack([slot_3[0], f_p]), jnp.stack([slot_3[1], f_q])
   p, q = jnp.where(swap, q, p), jnp.where(swap, p, q)
   none = jnp.zeros_like(right)
