@@ -33,17 +33,9 @@ SPECIALIST = 20  # in-domain rules
 
 def get_config(arg=None):
   """The config of a size."""
-  given = parse_arg(
-    arg,
-    ('cpu', 'full'),
-    part=str,
-    source=str,
-    slots=int,
-    depths=tuple[int, ...],
-    counts=tuple[int, ...],
-    seeds=str,
-    epochs=float,
-  )
+  numbers = {'slots': int, 'depths': tuple[int, ...], 'counts': tuple[int, ...]}
+  words = {'part': str, 'source': str, 'seeds': str, 'epochs': float}
+  given = parse_arg(arg, ('cpu', 'full'), **numbers, **words)
   part = presets.choose('part', given.part, ('generalist', 'specialist'))
   cpu = given.size == 'cpu'
   c = base_config('algebra')

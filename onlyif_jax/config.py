@@ -34,15 +34,8 @@ from onlyif_jax.settings import (
 )
 
 __all__ = [  # the declarations can be had from here as well
-  'EXTENDABLE',
-  'FIGURES',
-  'REFERENCES',
-  'TASKS',
-  'CheckpointConfig',
-  'ConfigError',
-  'DataConfig',
-  'EvalConfig',
-  'ModelConfig',
+  *('EXTENDABLE', 'FIGURES', 'REFERENCES', 'TASKS'),
+  *('CheckpointConfig', 'ConfigError', 'DataConfig', 'EvalConfig', 'ModelConfig'),
   'OptimConfig',
   'RulesConfig',
   'RunConfig',
@@ -147,7 +140,7 @@ def freeze(config) -> RunConfig:
   """A ConfigDict or plain dict -> checked RunConfig; raises ConfigError."""
   if isinstance(config, ml_collections.ConfigDict):
     config = config.to_dict()
-  run = _build(RunConfig, config, '')
+  run = build(RunConfig, config, '')
   check(run)
   for text in run.sweep.variants:
     check(variant(run, text))
@@ -235,16 +228,7 @@ def digest(values: dict[str, Any]) -> str:
 
 def check(c: RunConfig) -> None:
   """Raises ConfigError for values that cannot work together."""
-  flat = flatten(c)
-  for field, options in _CHOICES.items():
-    if flat[field] not in options:
-      raise ConfigError(
-        f'{field}={flat[field]!r} is not one of {", ".join(options)}'
-        + _hint(str(flat[field]), options)
-      )
-  for field, low in _AT_LEAST.items():
-    if flat[field] < low:
-      raise ConfigError(f'{field}={flat[field]} is below {low}; give {low} or more')
+  check_values(flatten(c), _CHOICES, _AT_LEAST)
   if c.model.width % c.model.heads:
     raise ConfigError(
       f'model.heads={c.model.heads} does not divide model.width={c.model.width}'
@@ -261,6 +245,19 @@ def check(c: RunConfig) -> None:
     )
   _check_data(c)
   _check_sweep(c)
+
+
+def check_values(flat: dict, choices: dict, at_least: dict) -> None:
+  """Raises ConfigError for a field outside of its choices or below its least value."""
+  for field, options in choices.items():
+    if flat[field] not in options:
+      raise ConfigError(
+        f'{field}={flat[field]!r} is not one of {", ".join(options)}'
+        + _hint(str(flat[field]), options)
+      )
+  for field, low in at_least.items():
+    if flat[field] < low:
+      raise ConfigError(f'{field}={flat[field]} is below {low}; give {low} or more')
 
 
 def _check_data(c: RunConfig) -> None:
@@ -360,7 +357,8 @@ def _convert(name, text, kind):
     raise ConfigError(f'{name}={text!r} is not {wanted}') from None
 
 
-def _build(cls, values, prefix):
+def build(cls, values, prefix: str) -> Any:
+  """A dict of plain values -> a dataclass of settings; ConfigError with the field."""
   known = {f.name: f for f in dataclasses.fields(cls)}
   for name in values:
     if name not in known:
@@ -368,11 +366,11 @@ def _build(cls, values, prefix):
   out = {}
   for name, value in values.items():
     kind = known[name].type
-    if cls is RunConfig and name == 'task':
+    if name == 'task' and kind is Any:
       given = value if isinstance(value, dict) else {}
       kind = task_settings(str(given.get('name', 'rewrite')))
     if dataclasses.is_dataclass(kind):
-      out[name] = _build(kind, value, f'{prefix}{name}.')
+      out[name] = build(kind, value, f'{prefix}{name}.')
     else:
       out[name] = _coerce(value, kind, prefix + name)
   try:
