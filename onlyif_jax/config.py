@@ -34,8 +34,15 @@ from onlyif_jax.settings import (
 )
 
 __all__ = [  # the declarations can be had from here as well
-  *('EXTENDABLE', 'FIGURES', 'REFERENCES', 'TASKS'),
-  *('CheckpointConfig', 'ConfigError', 'DataConfig', 'EvalConfig', 'ModelConfig'),
+  'EXTENDABLE',
+  'FIGURES',
+  'REFERENCES',
+  'TASKS',
+  'CheckpointConfig',
+  'ConfigError',
+  'DataConfig',
+  'EvalConfig',
+  'ModelConfig',
   'OptimConfig',
   'RulesConfig',
   'RunConfig',
@@ -58,31 +65,20 @@ _CHOICES = {
   'stack.mode': ('auto', 'map', 'vmap', 'serial', 'measure'),
   'figure': FIGURES,
 }
-_AT_LEAST = {
-  'data.examples': 1,
-  'data.batch_size': 1,
-  'data.alpha': 0,
-  'model.layers': 1,
-  'model.width': 1,
-  'model.heads': 1,
-  'eval.examples': 1,
-  'eval.cell_examples': 0,
-  'eval.loop_examples': 1,
-  'eval.loop_points': 0,
-  'eval.outputs': 0,
-  'eval.batch_size': 1,
-  'sweep.reference_count': 1,
-  'stack.members': 0,
-  'stack.member_devices': 0,
-  'stack.data_devices': 0,
-  'stack.chunk': 0,
-  'stack.micro_batches': 1,
-  'checkpoint.every': 1,
-  'checkpoint.keep': 2,
-  'optim.clip': 0,
-  'optim.weight_decay': 0,
-  'seed': 0,
+_LEAST = {  # least value -> fields
+  0: (
+    'data.alpha eval.cell_examples eval.loop_points eval.outputs stack.members '
+    'stack.member_devices stack.data_devices stack.chunk optim.clip '
+    'optim.weight_decay seed'
+  ),
+  1: (
+    'data.examples data.batch_size model.layers model.width model.heads '
+    'eval.examples eval.loop_examples eval.batch_size sweep.reference_count '
+    'stack.micro_batches checkpoint.every'
+  ),
+  2: 'checkpoint.keep',
 }
+_AT_LEAST = {field: low for low, names in _LEAST.items() for field in names.split()}
 
 
 # Sections whose settings a variant may change.
