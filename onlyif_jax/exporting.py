@@ -1,6 +1,7 @@
 """What `export` writes: Hugging Face directories; examples as JSON lines or TFDS."""
 
 import dataclasses
+import functools
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -101,7 +102,7 @@ def make_rows(
   evaluator: Evaluator, member: Member, sets: Sequence[EvalSet]
 ) -> dict[str, Iterator[dict]]:
   """Split -> the rows of its set, made as they are taken; see `_row`."""
-  make = jax.jit(evaluator.batch, static_argnums=1)
+  make = _program(evaluator)
   size = min(evaluator.batch_size, max(one.examples for one in sets))
 
   def rows(one: EvalSet) -> Iterator[dict]:
@@ -112,6 +113,12 @@ def make_rows(
         yield _row(evaluator.data.task, batch, b)
 
   return {one.split: rows(one) for one in sets}
+
+
+@functools.lru_cache(maxsize=4)
+def _program(evaluator: Evaluator):
+  """(member, set, places) -> a batch; members of a sweep share its compiled form."""
+  return jax.jit(evaluator.batch, static_argnums=1)
 
 
 def _examples(config: RunConfig, member: str | None):
@@ -133,20 +140,20 @@ def _examples(config: RunConfig, member: str | None):
 def _row(task, batch, b) -> dict:
   """One example of a batch on the host, as text and as token ids."""
   start, count = int(batch.answer_BA[b, 0]) + 1, int(batch.weights_BA[b].sum())
-  prompt = hf.to_text(batch.tokens_BL[b, :start], task.symbols)
-  fields = task.fields(batch.tokens_BL[b, :start])
-  return {name: _letters(task, letters) for name, letters in fields.items()} | {
-    'output': hf.to_text(batch.tokens_BL[b, start : start + count - 1], task.symbols),
-    'prompt': prompt,
+  ids_L, symbols = batch.tokens_BL[b], task.symbols
+  fields = task.fields(ids_L[:start])
+  return {name: _letters(symbols, letters) for name, letters in fields.items()} | {
+    'output': hf.to_text(ids_L[start : start + count - 1], symbols),
+    'prompt': hf.to_text(ids_L[:start], symbols),
     'slices': {name: int(v[b]) for name, v in batch.slices.items()},
-    'tokens': batch.tokens_BL[b].tolist(),
+    'tokens': ids_L.tolist(),
     'answer_start': start,
     'answer_length': count,
   }
 
 
-def _letters(task, letters) -> str:
-  return ''.join(task.symbols[n] if n >= 0 else '<mask>' for n in letters)
+def _letters(symbols, letters) -> str:
+  return ''.join(symbols[n] if n >= 0 else '<mask>' for n in letters)
 
 
 def _choose(rows: Sequence[Row], member: str | None) -> Row:

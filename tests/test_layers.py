@@ -10,6 +10,7 @@ ROOT = Path(__file__).resolve().parents[1] / 'onlyif_jax'
 LAYERS = [
   [
     'settings',
+    'tuning_settings',
     'config',
     'presets',
     'keys',
@@ -41,9 +42,11 @@ LAYERS = [
     ),
     *('benchmark', 'benchmark_stack', 'benchmark_peaks'),
     *('benchmark_peers', 'benchmark_torch'),
+    'mixing',
+    'finetune',
   ],
   ['cli'],
-  ['main', 'evaluate', 'report', 'fit', 'export', 'check', 'bench'],
+  ['main', 'evaluate', 'report', 'fit', 'export', 'check', 'bench', 'mixture'],
 ]
 LEVEL = {name: n for n, names in enumerate(LAYERS) for name in names}
 FILES = [p for p in sorted(ROOT.rglob('*.py')) if p.name != '__init__.py']
@@ -83,7 +86,7 @@ def test_every_module_has_a_layer():
 
 def test_only_one_file_touches_orbax():
   users = [p.name for p in FILES if 'orbax' in p.read_text().replace('orbax-', '')]
-  assert sorted(users) == ['checkpoint.py', 'hf.py']
+  assert sorted(users) == ['checkpoint.py', 'hf.py', 'pretrained.py']
 
 
 def test_config_and_analysis_do_without_jax():

@@ -1,0 +1,65 @@
+"""What a row of an instruction data set is, whatever file it came from."""
+
+import dataclasses
+from collections.abc import Iterable
+
+ROLES = ('system', 'user', 'assistant')
+
+
+class RowError(ValueError):
+  """A row that cannot be trained on; the message says why, not where."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Turn:
+  """One message. text: all of it; context: its end, where a data set keeps that apart.
+
+  Alpaca's `input` is such a context: text is '<instruction>\\n\\n<input>', so readers
+  of text alone see everything, and the Alpaca template can part the two again.
+  """
+
+  role: str  # one of ROLES
+  text: str
+  context: str = ''
+
+  @property
+  def instruction(self) -> str:
+    """The text without its context."""
+    return self.text.removesuffix(f'\n\n{self.context}') if self.context else self.text
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """A conversation: perhaps a system turn, then user and assistant by turns.
+
+  source: the name of the data set; index: its place there, from 0. Every assistant
+  turn is a response to learn; the last turn is one.
+  """
+
+  source: str
+  index: int
+  turns: tuple[Turn, ...]
+
+
+def conversation(turns: Iterable[Turn]) -> tuple[Turn, ...]:
+  """The turns of a row in training form; raises RowError where they have none.
+
+  Empty system turns and turns after the last response are left out: nothing could be
+  learned from them.
+  """
+  kept = [t for t in turns if t.role != 'system' or t.text.strip()]
+  while kept and kept[-1].role != 'assistant':
+    kept.pop()
+  if not kept:
+    raise RowError('no response')
+  for n, turn in enumerate(kept):
+    if turn.role == 'assistant' and not turn.text.strip():
+      raise RowError(f'no response (turn {n + 1} is empty)')
+  said = [t.role for t in kept]
+  if said[0] == 'system':
+    said = said[1:]
+  for n, role in enumerate(said):
+    wanted = ('user', 'assistant')[n % 2]
+    if role != wanted:
+      raise RowError(f'a turn of the {role} in place of the {wanted} (number {n + 1})')
+  return tuple(kept)
