@@ -1,0 +1,331 @@
+"""One cell: isolates itself, runs one process inside, and says how it ended.
+
+Run as a program with its settings (JSON) as the only argument; it imports nothing of
+this package. File descriptor 0 is held by the scorer: its end ends the cell. On 1 goes
+the report, one JSON object: `refused` (why the cell could not be made) or how the
+process ended, its CPU and wall seconds, and the head of what it printed.
+
+Modes: `root` (namespaces; the process is dropped to an unused uid), `user` (the same
+within a user namespace), `inside` (bubblewrap has made the namespaces), `uid` (no
+namespaces: an unused uid only).
+"""
+
+import contextlib
+import ctypes
+import fcntl
+import json
+import os
+import resource
+import select
+import signal
+import sys
+import time
+from typing import Any
+
+NEWNS, NEWUTS, NEWIPC = 0x00020000, 0x04000000, 0x08000000
+NEWUSER, NEWPID, NEWNET = 0x10000000, 0x20000000, 0x40000000
+RDONLY, NOSUID, NODEV, NOEXEC = 1, 2, 4, 8
+REMOUNT, BIND, REC, PRIVATE = 32, 4096, 16384, 1 << 18
+PDEATHSIG, DUMPABLE, SUBREAPER, NO_NEW_PRIVS = 1, 4, 36, 38
+INNER = 60577  # the uid and gid inside a user namespace
+MODULES = ('sandbox_plain', 'sandbox_candidate', 'sandbox_checker')
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def main() -> None:
+  """Makes the cell, runs the process, reports."""
+  config = json.loads(sys.argv[1])
+  sources = _sources(config)
+  try:
+    if config['mode'] == 'user':
+      _enter_user_namespace(config)
+    if config['mode'] in ('root', 'user'):
+      flags = NEWNS | NEWUTS | NEWIPC | NEWPID
+      _unshare(flags | (0 if config['network'] else NEWNET))
+      child = os.fork()
+      if child:
+        for fd in (1, *config['fds']):
+          os.close(fd)  # others wait for their last end to close
+        os.waitpid(child, 0)
+        os._exit(0)
+    if config['mode'] != 'uid' and os.getpid() != 1:
+      raise OSError(0, 'there is no process namespace of its own', 'cell')
+    # What runs as this user must not read this process.
+    _libc.prctl(DUMPABLE, 0, 0, 0, 0)
+    _libc.prctl(SUBREAPER, 1, 0, 0, 0)
+    if config['mode'] in ('root', 'user'):
+      _make_root(config)
+    _write_modules(config, sources)
+    report = Init(config).run()
+  except OSError as e:
+    report = {'refused': f'{e.filename or e.args[-1]}: {e.strerror}'}
+  with open(1, 'w') as out:
+    json.dump(report, out)
+  os._exit(0)
+
+
+def _sources(config: dict[str, Any]) -> dict[str, str]:
+  """The modules that run inside, read before other files are out of sight."""
+  folder = os.path.dirname(os.path.abspath(__file__))
+  out = {}
+  for name in MODULES:
+    with open(os.path.join(folder, f'{name}.py'), encoding='utf-8') as file:
+      out[name] = file.read()
+  return out
+
+
+def _write_modules(config: dict[str, Any], sources: dict[str, str]) -> None:
+  package = os.path.join(config['harness'], 'onlyif_jax')
+  os.makedirs(os.path.join(package, 'evals'))
+  files = {'__init__': '', 'evals/__init__': ''}
+  files |= {f'evals/{name}': text for name, text in sources.items()}
+  for name, text in files.items():
+    with open(os.path.join(package, f'{name}.py'), 'w', encoding='utf-8') as file:
+      file.write(text)
+  if config['mode'] in ('root', 'user'):
+    _mount(None, '/', None, REMOUNT | BIND | RDONLY | NOSUID | NODEV)
+
+
+def _check(result: int, what: str) -> None:
+  if result:
+    code = ctypes.get_errno()
+    raise OSError(code, os.strerror(code), what)
+
+
+def _unshare(flags: int) -> None:
+  _check(_libc.unshare(ctypes.c_int(flags)), 'unshare')
+
+
+def _mount(source, target: str, kind, flags: int, data: str | None = None) -> None:
+  def text(x):
+    return None if x is None else x.encode()
+
+  _check(
+    _libc.mount(
+      *(text(source), text(target), text(kind), ctypes.c_ulong(flags), text(data))
+    ),
+    f'mount {target}',
+  )
+
+
+def _drop(uid: int) -> None:
+  os.setgroups([])
+  os.setresgid(uid, uid, uid)
+  os.setresuid(uid, uid, uid)
+
+
+def _enter_user_namespace(config: dict[str, Any]) -> None:
+  """A user namespace, of an unused uid where root starts the cell."""
+  if config['uid'] is not None:
+    _drop(config['uid'])
+    _libc.prctl(DUMPABLE, 1, 0, 0, 0)  # else /proc/self stays root's
+  uid, gid = os.getuid(), os.getgid()
+  _unshare(NEWUSER)
+  for name, text in (
+    ('setgroups', 'deny'),
+    ('uid_map', f'{INNER} {uid} 1'),
+    ('gid_map', f'{INNER} {gid} 1'),
+  ):
+    with open(f'/proc/self/{name}', 'w') as file:
+      file.write(text)
+
+
+def _make_root(config: dict[str, Any]) -> None:
+  """A root folder of its own: the interpreter, read-only, and an empty /tmp."""
+  _mount(None, '/', None, REC | PRIVATE)
+  root = config['root']
+  safe = NOSUID | NODEV
+  _mount('tmpfs', root, 'tmpfs', safe, 'size=4m,mode=0755')
+  for path in config['binds']:
+    target = root + path
+    os.makedirs(target)
+    _bind(path, target)
+  for path, target in config['links'].items():
+    os.makedirs(os.path.dirname(root + path), exist_ok=True)
+    os.symlink(target, root + path)
+  for folder in ('dev', 'proc', 'tmp'):
+    os.makedirs(f'{root}/{folder}', exist_ok=True)
+  for name in ('null', 'zero', 'random', 'urandom'):
+    with open(f'{root}/dev/{name}', 'w'):
+      pass
+    _mount(f'/dev/{name}', f'{root}/dev/{name}', None, BIND)
+  # Containers that hide a part of /proc allow no other one; then there is none.
+  _quietly(_mount, 'proc', f'{root}/proc', 'proc', safe | NOEXEC | RDONLY)
+  uid = INNER if config['mode'] == 'user' else config['uid']
+  size = config['limits']['disk_mb']
+  options = f'size={size}m,nr_inodes=10000,mode=0700,uid={uid},gid={uid}'
+  _mount('tmpfs', f'{root}/tmp', 'tmpfs', safe, options)
+  os.chroot(root)
+  os.chdir('/')
+
+
+def _bind(path: str, target: str) -> None:
+  try:
+    _mount(path, target, None, BIND)
+  except OSError:  # with file systems below that may not be uncovered
+    _mount(path, target, None, BIND | REC)
+  # A user namespace may not take away what the mount forbids already.
+  kept = os.statvfs(target).f_flag & (NOSUID | NODEV | NOEXEC)
+  _mount(None, target, None, REMOUNT | BIND | RDONLY | NOSUID | NODEV | kept)
+
+
+class Init:
+  """The first process of a cell: starts the other, watches it, ends all."""
+
+  def __init__(self, config: dict[str, Any]):
+    self.config = config
+    self.limits = config['limits']
+    self.head = b''
+    self.printed = 0
+    self.cpu = 0.0
+
+  def run(self) -> dict[str, Any]:
+    """Runs the process to an end; returns the report."""
+    started = time.monotonic()
+    out, inside = os.pipe()
+    awake, waker = os.pipe()
+    fault, faulty = os.pipe()
+    for fd in (out, awake, waker):
+      os.set_blocking(fd, False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
+    child = os.fork()
+    if not child:
+      self._become(inside, faulty)
+    for fd in (inside, faulty, *self.config['fds']):
+      os.close(fd)
+    if error := os.read(fault, 4096):  # empty once the interpreter has begun
+      return {'refused': error.decode('utf-8', 'replace')}
+    end, status = self._watch(child, out, awake, started + self.limits['wall_seconds'])
+    self._kill_all()
+    self._drain(out)
+    return {
+      'end': end,
+      'code': os.waitstatus_to_exitcode(status),
+      'cpu': self.cpu,
+      'wall': time.monotonic() - started,
+      'output': self.head.decode('utf-8', 'replace'),
+      'printed': self.printed,
+    }
+
+  def _watch(self, child: int, out: int, awake: int, deadline: float):
+    """How the process ended: exited, stopped (by the scorer), wall or output."""
+    fds = [0, out, awake]
+    while True:
+      left = deadline - time.monotonic()
+      if left <= 0:
+        return 'wall', 0
+      ready, _, _ = select.select(fds, [], [], left)
+      if awake in ready:
+        os.read(awake, 4096)
+        status = self._reap(child)
+        if status is not None:
+          return 'exited', status
+      if 0 in ready:
+        return 'stopped', 0
+      if out in ready and not self._read(out):
+        fds.remove(out)  # all who could print have closed it
+      if self.printed > self.limits['output_mb'] << 20:
+        return 'output', 0
+
+  def _read(self, out: int) -> bool:
+    try:
+      data = os.read(out, 1 << 16)
+    except BlockingIOError:
+      return True
+    self.printed += len(data)
+    self.head += data[: self.limits['head_bytes'] - len(self.head)]
+    return bool(data)
+
+  def _drain(self, out: int) -> None:
+    before = -1
+    while self.printed != before:
+      before = self.printed
+      self._read(out)
+
+  def _reap(self, child: int) -> int | None:
+    """Collects what has ended; the status of the process itself if it has."""
+    found = None
+    while True:
+      try:
+        pid, status, usage = os.wait4(-1, os.WNOHANG)
+      except ChildProcessError:
+        return found
+      if not pid:
+        return found
+      self.cpu += usage.ru_utime + usage.ru_stime
+      found = status if pid == child else found
+
+  def _kill_all(self) -> None:
+    """Kills every process of the cell, also those that left its group."""
+    signal.set_wakeup_fd(-1)
+    while True:
+      if os.getpid() == 1:
+        _quietly(os.kill, -1, signal.SIGKILL)  # reaches this namespace alone
+      elif not (killer := os.fork()):
+        try:
+          _drop(self.config['uid'])  # nothing but this cell runs as this uid
+          _quietly(os.kill, -1, signal.SIGKILL)
+        finally:
+          os._exit(0)
+      else:
+        os.waitpid(killer, 0)
+      try:
+        _, _, usage = os.wait4(-1, 0)
+      except ChildProcessError:
+        return
+      self.cpu += usage.ru_utime + usage.ru_stime
+
+  def _become(self, inside: int, faulty: int) -> None:
+    """In the forked child: limits, the lesser uid, the interpreter; never returns."""
+    try:
+      os.setsid()
+      signal.set_wakeup_fd(-1)
+      signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+      null = os.open('/dev/null', os.O_RDONLY)
+      # Above the numbers that they will have, so that none is overwritten.
+      fds = [fcntl.fcntl(fd, fcntl.F_DUPFD, 64) for fd in (null, inside, inside)]
+      fds += [fcntl.fcntl(fd, fcntl.F_DUPFD, 64) for fd in self.config['fds']]
+      faulty = fcntl.fcntl(faulty, fcntl.F_DUPFD, 64)
+      for number, fd in enumerate(fds):
+        os.dup2(fd, number)
+      os.dup2(faulty, len(fds), inheritable=False)
+      faulty = len(fds)
+      os.closerange(faulty + 1, 4096)
+      os.chdir(self.config['cwd'])
+      for name, value in _rlimits(self.limits).items():
+        resource.setrlimit(name, value)
+      if self.config['mode'] in ('root', 'uid'):
+        _drop(self.config['uid'])
+      _libc.prctl(NO_NEW_PRIVS, 1, 0, 0, 0)
+      command = self.config['command']
+      os.execve(command[0], command, self.config['environment'])
+    except BaseException as e:
+      os.write(faulty, f'{self.config["command"][0]}: {e}'.encode())
+    os._exit(127)
+
+
+def _rlimits(limits: dict[str, Any]) -> dict[int, tuple[int, int]]:
+  cpu = max(1, int(limits['cpu_seconds'] + 0.999))
+  memory = int(limits['memory_mb']) << 20
+  size = int(limits['file_mb']) << 20
+  return {
+    resource.RLIMIT_CPU: (cpu, cpu + 1),
+    resource.RLIMIT_AS: (memory, memory),
+    # This process and its parent count in a user namespace.
+    resource.RLIMIT_NPROC: (limits['processes'] + 2,) * 2,
+    resource.RLIMIT_NOFILE: (limits['open_files'],) * 2,
+    resource.RLIMIT_FSIZE: (size, size),
+    resource.RLIMIT_CORE: (0, 0),
+    resource.RLIMIT_MEMLOCK: (0, 0),
+    resource.RLIMIT_MSGQUEUE: (0, 0),
+  }
+
+
+def _quietly(function, *args) -> None:
+  with contextlib.suppress(OSError):
+    function(*args)
+
+
+if __name__ == '__main__':
+  main()

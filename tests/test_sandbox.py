@@ -1,0 +1,518 @@
+"""Programs that try to get out, to cheat or to use everything up."""
+
+import contextlib
+import functools
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from onlyif_jax.config import ConfigError
+from onlyif_jax.evals import sandbox, sandbox_machine
+from onlyif_jax.evals import sandbox_plain as plain
+from onlyif_jax.evals.sandbox import (
+  Calls,
+  Check,
+  Isolation,
+  Job,
+  Limits,
+  Record,
+  Script,
+)
+
+REFUSED = 'generated code cannot be isolated on this machine'
+DOUBLE = Calls.of('double', [([3], 6), ([5], 10)], seconds=2.0)
+RIGHT = 'def double(x): return 2 * x\n'
+SECRET = 'nineteen-purple-otters'
+
+
+@functools.cache
+def possible() -> bool:
+  try:
+    sandbox.detect()
+  except ConfigError:
+    return False
+  return True
+
+
+def sandboxed(test):
+  """Where programs cannot be isolated, the same test must be refused, clearly."""
+
+  @functools.wraps(test)
+  def wrapped(*args, **kwargs):
+    if possible():
+      return test(*args, **kwargs)
+    with pytest.raises(ConfigError, match=REFUSED):
+      test(*args, **kwargs)
+
+  return wrapped
+
+
+def run(program, check: Check | None = DOUBLE, *, cpu_seconds=5.0, **limits):
+  return sandbox.run(program, check, Limits(cpu_seconds, **limits))
+
+
+def recorded(program, **limits):
+  """What `look()` of a program returns."""
+  outcome = run(program, Record('look', [plain.encode([])]), **limits)
+  assert outcome.status == 'passed', outcome
+  return plain.decode(outcome.answers[0][0])
+
+
+def test_isolation_is_refused_only_where_the_kernel_refuses_namespaces():
+  """Else every test below would agree with a sandbox that refuses always."""
+  words = ['unshare', '--net', '--pid', '--fork', '--mount', '--mount-proc']
+  user = [] if os.getuid() == 0 else ['--user', '--map-root-user']
+  with contextlib.suppress(FileNotFoundError):
+    allowed = subprocess.run([*words, *user, 'true'], capture_output=True, check=False)
+    if allowed.returncode == 0:
+      assert sandbox.detect().mode in ('root', 'user')
+      return
+  if not possible():
+    with pytest.raises(ConfigError, match=REFUSED):
+      sandbox.detect()
+
+
+@sandboxed
+def test_right_outputs_pass_and_wrong_ones_fail():
+  assert run(RIGHT).tests == (True, True)
+  wrong = run('def double(x): return x + 3')
+  assert (wrong.status, wrong.reason) == ('failed', 'test 1: a wrong output')
+  assert wrong.tests == (True, False)
+  assert run('def double(x): return 2 *').reason.startswith('SyntaxError')
+  assert "the program has no 'double'" in run('def treble(x): return x').reason
+
+
+@sandboxed
+def test_endless_loop_runs_out_of_its_cpu_time():
+  loop = run(
+    'def double(x):\n  while True: pass', Calls.of('double', [([1], 2)], seconds=0.3)
+  )
+  assert (loop.status, loop.reason) == ('timed_out', 'its CPU time ran out')
+  assert 0.3 <= loop.cpu_seconds < 2
+
+
+@sandboxed
+def test_sleeping_meets_the_wall_clock_guard_which_says_so():
+  slept = run('import time; time.sleep(60)', wall_seconds=0.7)
+  assert slept.status == 'timed_out'
+  assert 'wall-clock' in slept.reason
+  assert slept.cpu_seconds < 0.6
+
+
+@sandboxed
+def test_fork_bomb_stays_within_its_cell():
+  # Never without the protection: the bounded probe must have found its limit.
+  assert sandbox.verify(sandbox.detect()) == ''
+  bomb = """
+import os
+def double(x):
+  while True:
+    try: os.fork()
+    except OSError: pass
+"""
+  outcome = run(bomb, Calls.of('double', [([1], 2)], seconds=0.2), processes=5)
+  assert outcome.status == 'timed_out'
+  assert run(RIGHT).status == 'passed'
+
+
+@sandboxed
+def test_allocating_100_gigabytes_is_a_memory_error():
+  for size, limit in ((100 << 30, 4096), (300 << 20, 200)):
+    outcome = run(f'x = bytearray({size})\n{RIGHT}', memory_mb=limit)
+    assert (outcome.status, outcome.reason) == ('failed', 'MemoryError')
+  assert run('x = bytearray(300 << 20)\n' + RIGHT).status == 'passed'
+
+
+@sandboxed
+def test_endless_printing_ends_and_leaves_a_head():
+  outcome = run('while True: print("spam")', output_mb=1, head_bytes=9)
+  assert outcome.status == 'failed'
+  assert outcome.reason == 'it printed more than 1 MB'
+  assert outcome.output == 'spam\nspam'
+
+
+@sandboxed
+def test_printing_much_is_no_mistake():
+  outcome = run(RIGHT + 'print("x" * 3_000_000)')
+  assert outcome.status == 'passed'
+  assert len(outcome.output) == Limits().head_bytes
+
+
+@sandboxed
+def test_files_around_it_cannot_be_deleted_or_filled(tmp_path):
+  victim = tmp_path / 'victim'
+  victim.write_text('alive')
+  for path in (victim, tmp_path, *list(tmp_path.parents)[:2]):
+    path.chmod(0o777)
+  program = f"""
+import os, shutil
+shutil.rmtree({str(tmp_path)!r}, ignore_errors=True)
+for top in ('/home', '/tmp', '/etc', '/usr/bin', {str(Path.cwd())!r}):
+  shutil.rmtree(top, ignore_errors=True)
+def look():
+  try:
+    with open('full', 'wb') as file:
+      for _ in range(100): file.write(bytes(1 << 20))
+  except OSError as e:
+    return os.path.getsize('full') >> 20
+"""
+  assert recorded(program, file_mb=3) == 3
+  assert victim.read_text() == 'alive'
+  assert Path(sys.executable).exists()
+
+
+@sandboxed
+def test_environment_of_the_parents_cannot_be_read():
+  program = """
+import os
+def look():
+  found = list(map(str, os.environ.items()))
+  for pid in os.listdir('/proc'):
+    for name in ('environ', 'cmdline'):
+      try:
+        with open(f'/proc/{pid}/{name}', errors='replace') as file: found.append(file.read())
+      except OSError: pass
+  return ' '.join(found)
+"""
+  seen = recorded(program)
+  own = Path('/proc/self/environ').read_text().split('\0')
+  assert len(own) > 1
+  for variable in filter(None, own):
+    assert variable not in seen
+  assert 'pytest' not in seen
+  assert 'PYTHONHASHSEED' in seen  # it did look
+
+
+@sandboxed
+def test_sockets_reach_nobody():
+  with socket.socket() as server, socket.socket(socket.AF_UNIX) as local:
+    server.bind(('127.0.0.1', 0))
+    server.listen()
+    local.bind('\0onlyif-jax-test')
+    local.listen()
+    program = f"""
+import socket
+def look():
+  got = []
+  for family, address in (
+    (socket.AF_INET, {server.getsockname()!r}), (socket.AF_UNIX, '\\0onlyif-jax-test'),
+  ):
+    with socket.socket(family) as s:
+      s.settimeout(1)
+      try: s.connect(address)
+      except OSError as e: got.append(type(e).__name__)
+      else: got.append('reached')
+  return got
+"""
+    assert 'reached' not in recorded(program)
+    exec(program, outside := {'socket': socket})
+    assert outside['look']() == ['reached', 'reached']
+
+
+@sandboxed
+@pytest.mark.parametrize('way', ['import sys; sys.exit(0)', 'import os; os._exit(0)'])
+def test_leaving_before_the_tests_does_not_pass(way):
+  assert run(f'{way}\n{RIGHT}').status == 'failed'
+  inside = run(f'def double(x):\n  {way}')
+  assert inside.status == 'failed'
+  assert 'SystemExit' in inside.reason or 'exit code 0 before' in inside.reason
+
+
+@sandboxed
+def test_patched_assert_and_unittest_change_nothing():
+  program = """
+import builtins, sys, unittest
+class Never(Exception): pass
+builtins.AssertionError = Never
+builtins.all = lambda *a: True
+unittest.TestCase.assertEqual = lambda *a, **k: None
+sys.excepthook = lambda *a: None
+def double(x): return 'wrong'
+"""
+  plainly = Script('def check(f):\n  assert f(3) == 6', ('double',), call='check')
+  with_unittest = Script(
+    'import unittest\ndef check(f): unittest.TestCase().assertTrue(all([f(3) == 6]))',
+    ('double',),
+    call='check',
+  )
+  for check in (plainly, with_unittest):
+    assert run(program, check).reason.startswith('AssertionError')
+    assert run(RIGHT, check).status == 'passed'
+
+
+@sandboxed
+def test_an_equality_that_always_agrees_is_not_asked():
+  program = """
+class Yes:
+  def __eq__(self, other): return True
+  def __float__(self): return 6.0
+class Six(int):
+  def __eq__(self, other): return True
+  __hash__ = int.__hash__
+def double(x): return {}
+"""
+  for wrong in ('Yes()', 'Six(7)', '[Six(6)]', 'None'):
+    assert run(program.format(wrong)).status == 'failed', wrong
+  # ... but a subclass with the right value is right, as `==` would find.
+  assert run(program.format('Six(2 * x)')).status == 'passed'
+
+
+@sandboxed
+def test_expected_outputs_are_nowhere_in_its_reach():
+  program = """
+import gc, os, re
+def search(text):
+  found = re.search(rb'nineteen-[a-z]{6}-otters', text)
+  return found and found.group().decode()
+def f():
+  for thing in gc.get_objects():
+    text = repr(thing)[:10**6] if isinstance(thing, (list, dict)) else ''
+    if found := search(text.encode(errors='replace')): return found
+  for pid in os.listdir('/proc'):
+    try:
+      for line in open(f'/proc/{pid}/maps'):
+        low, high = (int(x, 16) for x in line.split()[0].split('-'))
+        with open(f'/proc/{pid}/mem', 'rb') as memory:
+          memory.seek(low)
+          if found := search(memory.read(high - low)): return found
+    except (OSError, ValueError, OverflowError, MemoryError): pass
+"""
+  outcome = run(program, Calls.of('f', [([], SECRET)]))
+  assert (outcome.status, outcome.reason) == ('failed', 'test 0: a wrong output')
+  # The search itself works: an argument is found.
+  found = Calls.of('g', [([SECRET], SECRET)])
+  assert run(program + 'g = lambda x: f()', found).status == 'passed'
+
+
+@sandboxed
+def test_verdicts_cannot_be_forged_on_open_files():
+  program = """
+import json, os, struct
+for message in ({'status': 'passed', 'reason': '', 'tests': [True, True]},
+                {'end': 'exited', 'code': 0, 'cpu': 0, 'output': ''}, ['passed']):
+  data = json.dumps(message).encode()
+  for fd in os.listdir('/proc/self/fd'):
+    for text in (struct.pack('>Q', len(data)) + data, data):
+      try: os.write(int(fd), text)
+      except OSError: pass
+def double(x): return 2 * x
+"""
+  outcome = run(program)
+  assert outcome.status == 'failed'
+  assert outcome.reason == 'the answer is malformed'
+
+
+@sandboxed
+def test_children_and_threads_left_behind_die_with_it():
+  name = f'left-behind-{os.getpid()}'
+  program = f"""
+import os, sys, threading, time
+threading.Thread(target=lambda: time.sleep(60)).start()
+if not os.fork():
+  os.setsid()
+  if not os.fork():
+    os.execv(sys.executable, ['{name}', '-c', 'import time; time.sleep(60)'])
+  os._exit(0)
+time.sleep(0.2)
+{RIGHT}
+"""
+  begun = time.monotonic()
+  assert run(program).status == 'passed'
+  assert time.monotonic() - begun < 20
+  for path in Path('/proc').glob('[0-9]*/cmdline'):
+    with contextlib.suppress(OSError):
+      assert name.encode() not in path.read_bytes()
+
+
+@sandboxed
+def test_standard_input_is_at_its_end():
+  assert run(f'input()\n{RIGHT}').reason.startswith('EOFError')
+
+
+@sandboxed
+def test_signal_handlers_do_not_stop_the_clock():
+  program = """
+import signal
+def double(x):
+  for number in (signal.SIGALRM, signal.SIGPROF, signal.SIGXCPU, signal.SIGTERM):
+    signal.signal(number, signal.SIG_IGN)
+  while True: pass
+"""
+  check = Calls.of('double', [([1], 2)], seconds=0.2)
+  outcome = run(program, check, cpu_seconds=1)
+  assert (outcome.status, outcome.reason) == ('timed_out', 'its CPU time ran out')
+
+
+@sandboxed
+@pytest.mark.parametrize('target', ['os.getppid()', '-1', '0', '1'])
+def test_killing_parent_and_group_harms_only_itself(target):
+  program = f"""
+import os, signal
+def double(x):
+  os.kill({target}, signal.SIGKILL)
+  while True: os.abort()
+"""
+  outcome = run(program)
+  assert outcome.status == 'failed'
+  assert outcome.reason in ('killed by SIGKILL', 'killed by SIGABRT') or (
+    'PermissionError' in outcome.reason or 'ProcessLookupError' in outcome.reason
+  )
+
+
+@sandboxed
+def test_recursion_without_end_fails():
+  endless = 'def double(x): return double(x + 1)\n'
+  assert 'RecursionError' in run(endless).reason
+  unlimited = 'import sys; sys.setrecursionlimit(10**9)\n' + endless
+  outcome = run(unlimited, memory_mb=100, cpu_seconds=1)
+  assert outcome.status in ('failed', 'timed_out')
+
+
+@sandboxed
+def test_huge_outputs_fail_without_harm():
+  too_large = run('def double(x): return 1 << 10**8', reply_mb=1)
+  assert (too_large.status, 'bytes' in too_large.reason) == ('failed', True)
+  nested = 'def double(x):\n  y = []\n  for _ in range(10**5): y = [y]\n  return y'
+  assert 'ValueError' in run(nested).reason
+  endless = 'import itertools\ndef double(x): return map(abs, itertools.count())'
+  assert run(endless).reason == 'test 0: a wrong output'
+
+
+def test_values_cross_as_exact_builtin_types():
+  values = [
+    *(None, True, -(2**70), 0.1, 'é\ud800', b'\x00', 2 + 3j, (1, [2, {3: {4}}])),
+    *(frozenset({'a'}), range(2, 9, 3), 1e300, {(1, 2): [None]}),
+  ]
+  for value in values:
+    out = plain.decode(plain.encode(value))
+    assert out == value
+    assert type(out) is type(value)
+  assert str(plain.decode(plain.encode(float('nan')))) == 'nan'
+  for malformed in ({}, [], ['x', 1], ['s', ['l']], [['l']], ['i', 3]):
+    with pytest.raises((ValueError, TypeError)):
+      plain.decode(malformed)
+  assert plain.decode(plain.encode(object())) != object()
+
+
+@sandboxed
+def test_a_script_runs_to_its_end_with_its_exit_code():
+  ended = run('print(6 * 7)', None)
+  assert (ended.status, ended.output) == ('ended', '42\n')
+  assert run('import sys; sys.exit(3)', None).reason == 'exit code 3'
+  raised = run('1 / 0', None)
+  assert raised.status == 'failed'
+  assert 'ZeroDivisionError' in raised.output
+
+
+@sandboxed
+def test_outcomes_do_not_depend_on_order_or_workers():
+  programs = [
+    *(RIGHT, 'def double(x): return 6', 'import os; os._exit(0)'),
+    'import random\ndef double(x): return random.choice([2 * x, 0, 1])',
+    'def double(x): return {frozenset({"ab", "cd"}): 6, "a": 10}.popitem()[1]',
+    *(
+      f'def double(x): return 2 * x * (min({{"a{n}", "b{n}"}}, key=len) < "b")'
+      for n in 'xyz'
+    ),
+  ]
+  jobs = [Job(program, DOUBLE) for program in programs]
+
+  def key(outcome):
+    return outcome.status, outcome.reason, outcome.tests
+
+  one = [key(o) for o in sandbox.run_all(jobs, workers=1)]
+  three = [key(o) for o in sandbox.run_all(jobs[::-1], workers=3)]
+  assert one == three[::-1]
+  assert [status for status, *_ in one][:2] == ['passed', 'failed']
+
+
+@sandboxed
+def test_nothing_is_left_in_the_temporary_folder(tmp_path, monkeypatch):
+  monkeypatch.setattr('tempfile.tempdir', str(tmp_path))
+  tmp_path.chmod(0o755)
+  for parent in list(tmp_path.parents)[:2]:
+    parent.chmod(0o755)
+  assert run('open("mine", "w").write("x")\n' + RIGHT).status == 'passed'
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_weaker_isolations_hold_or_are_refused():
+  python = next(
+    (p for p in ('/usr/bin/python3', sys.executable) if Path(p).exists()), ''
+  )
+  for mode in ('user', 'uid'):
+    root = os.getuid() == 0
+    if mode == 'uid' and not root:
+      continue
+    isolation = Isolation(
+      mode, mode == 'uid', uids=root, python=python, prefixes=('/usr',)
+    )
+    wrong = sandbox.verify(isolation)
+    if wrong:
+      assert 'the sandbox cannot be made on this machine: ' in wrong
+      continue
+    check = Calls.of('double', [([3], 6)], seconds=0.3)
+    limits = Limits(cpu_seconds=2.0)
+    program = f'import os, time\nif not os.fork(): os.setsid(), time.sleep(60)\n{RIGHT}'
+    assert sandbox.run(program, check, limits, isolation).status == 'passed'
+    loop = 'def double(x):\n  while True: pass'
+    assert sandbox.run(loop, check, limits, isolation).status == 'timed_out'
+
+
+def test_bubblewrap_is_asked_for_by_name():
+  if os.getuid() == 0 or not shutil.which('bwrap'):
+    with pytest.raises(ConfigError, match=r'bubblewrap is not installed|' + REFUSED):
+      sandbox.detect(bwrap='always')
+  else:
+    assert sandbox.detect(bwrap='always').mode == 'bwrap'
+  with pytest.raises(ConfigError, match="bwrap='maybe' is not known"):
+    sandbox.detect(bwrap='maybe')
+
+
+def test_a_machine_without_namespaces_refuses():
+  """In a user namespace that allows no further namespaces and has a single uid."""
+  program = """
+import ctypes, os
+from onlyif_jax.config import ConfigError
+from onlyif_jax.evals import sandbox
+uid = os.getuid()
+if not ctypes.CDLL(None).unshare(0x10000000):
+  open('/proc/self/setgroups', 'w').write('deny')
+  open('/proc/self/uid_map', 'w').write(f'0 {uid} 1')
+  for kind in ('user', 'net', 'pid', 'mnt'):
+    open(f'/proc/sys/user/max_{kind}_namespaces', 'w').write('0')
+try: print(sandbox.detect())
+except ConfigError as e: print(e)
+"""
+  done = subprocess.run(
+    [sys.executable, '-c', program], capture_output=True, text=True, check=True
+  )
+  assert done.stdout.startswith(REFUSED)
+  assert done.stdout.count('\n') == 1
+  assert '--allow_network' in done.stdout
+
+
+def test_a_protection_that_does_not_hold_is_named():
+  found = {
+    **{'children': 8, 'network': False, 'root': False, 'environment': []},
+    **{'parent': False, 'writes': []},
+  }
+  strict = Isolation('root', uids=True)
+  assert sandbox_machine.missing(found, strict) == ''
+  for field, value, words in (
+    *(('children', 16, 'processes'), ('network', True, 'network')),
+    *(('root', True, 'as root'), ('environment', ['HOME'], 'environment')),
+    *(('parent', True, "parent's"), ('writes', ['/usr'], '/usr')),
+  ):
+    assert words in sandbox_machine.missing(found | {field: value}, strict)
+
+
+def test_limits_must_be_above_zero():
+  with pytest.raises(ConfigError, match='limits: memory_mb must be above 0'):
+    Limits(memory_mb=0)
