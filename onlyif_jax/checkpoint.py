@@ -27,7 +27,7 @@ from orbax.checkpoint import v1 as ocp
 from onlyif_jax import distributed
 from onlyif_jax.config import ConfigError
 
-DIGEST = 'digest.json'
+DIGEST, NOTES = 'digest.json', 'notes.json'
 _STEP = re.compile('0|[1-9][0-9]*')
 _LEFTOVER = re.compile(r'(saving|removing)\..+|.+\.orbax-checkpoint-tmp.*')
 
@@ -47,15 +47,18 @@ class Checkpointer:
     self._thread = concurrent.futures.ThreadPoolExecutor(1, 'checkpoint')
     self._pending: concurrent.futures.Future[None] | None = None
 
-  def save(self, step: int, state, *, wait: bool = False) -> None:
+  def save(
+    self, step: int, state, *, wait: bool = False, notes: dict | None = None
+  ) -> None:
     """Starts saving a pytree of jax arrays; they may be donated once this returns.
 
-    Waits for the save before it. Replaces all steps on disk from `step` on. Raises
-    ConfigError if this save or the one before it failed; earlier steps stay usable.
+    notes: JSON that `notes` gives back. Waits for the save before it. Replaces all
+    steps on disk from `step` on. Raises ConfigError if this save or the one before
+    it failed; earlier steps stay usable.
     """
     distributed.together(self._wait)
     response = self._start(step, state)
-    self._pending = self._thread.submit(self._finish, step, response)
+    self._pending = self._thread.submit(self._finish, step, response, notes)
     if wait:
       distributed.together(self._wait)
 
@@ -100,6 +103,10 @@ class Checkpointer:
       raise ConfigError(f'checkpoint {path}: {reason}; steps there: {known}')
     return self._load(step, abstract)
 
+  def notes(self, step: int) -> dict:
+    """What was saved with a step beside its arrays."""
+    return json.loads((self.directory / str(step) / NOTES).read_text())
+
   def steps(self) -> list[int]:
     """Committed steps, ascending; whether they are damaged is not looked at."""
     with _one_line(self.directory, 'read'):
@@ -143,13 +150,15 @@ class Checkpointer:
         path = str(self.directory / f'saving.{step}')
         return ocp.save_async(path, state, custom_metadata=_layout(state))
 
-  def _finish(self, step, response) -> None:
+  def _finish(self, step, response, notes) -> None:
     """The background part of a save: digest, rename, and removal of old steps."""
     with self._writing(step):
       response.result()
       if jax.process_index() != 0:
         return
       saving = self.directory / f'saving.{step}'
+      if notes is not None:
+        (saving / NOTES).write_text(json.dumps(notes))
       paths = [path for path in saving.rglob('*') if path.is_file()]
       files = {p.relative_to(saving).as_posix(): _fingerprint(p) for p in paths}
       (saving / DIGEST).write_text(json.dumps({'step': step, 'files': files}))

@@ -1,6 +1,7 @@
 """Trains a sweep and shows its step: `python -m onlyif_jax.main --config=FILE`."""
 
 from pathlib import Path
+from typing import Any
 
 from absl import flags, logging
 from ml_collections import config_flags
@@ -22,15 +23,24 @@ _MULTIHOST = flags.DEFINE_bool(
 _DRY_RUN = flags.DEFINE_bool(
   'dry_run', False, 'Predict cost and memory; leave nothing.'
 )
+_PREVIEW = flags.DEFINE_integer(
+  'preview', 0, 'Fine-tuning: show so many rows with their loss mask, and end.'
+)
 flags.adopt_module_key_flags(launchers)
 
 
 def main(argv) -> int:
   """Runs, resumes or predicts; 0 done, 1 a member failed, 143 stopped by a signal."""
   del argv
+  logging.set_verbosity(logging.WARNING)
+  if 'tune' in _CONFIG.value:
+    from onlyif_jax import finetune
+
+    path = Path(_WORKDIR.value or default_workdir(_CONFIG.value))
+    how = {'dry_run': _DRY_RUN.value, 'preview': _PREVIEW.value}
+    return finetune.main(_CONFIG.value, path, **how)
   run_config = config.freeze(_CONFIG.value)
   workdir = _WORKDIR.value or default_workdir(run_config)
-  logging.set_verbosity(logging.WARNING)
   launch = launchers.options((_SHARD, _MULTIHOST, _DRY_RUN))
   if launch is not None:
     return launchers.main(run_config, workdir, launch)
@@ -58,7 +68,7 @@ def main(argv) -> int:
     return sweep.main(run_config, path, shard)
 
 
-def default_workdir(run_config: config.RunConfig) -> Path:
+def default_workdir(run_config: Any) -> Path:
   """runs/<config>-<size>, with a hash of what the command line changed."""
   flag = flags.FLAGS['config']
   _, _, arg = config_flags.get_config_filename(flag).partition(':')

@@ -1,0 +1,67 @@
+"""Encrypted rewriting on a pretrained model (2402.10891, section 5, Fig. 5).
+
+  python -m onlyif_jax.main --config=configs/cipher_lm.py            # tiny, two cores
+  python -m onlyif_jax.main --config=configs/cipher_lm.py:7b,base=DIR
+
+Arguments after the size: base=DIR (a Hugging Face directory of Llama-2-7B), counts=,
+seeds=, shots=.
+
+The paper fine-tunes Llama-2-7B with LoRA (rank 512, alpha 1024, rate 1e-5, batch 64,
+8-bit, about 2,000 steps) on 40,000 examples, 40 % of them no-ops, and tests on 5,000.
+Its prompt, its cipher and the numbers of rules but 9,000 are not given; ours stand
+below. Halving at the largest number: every rule's examples, or by a power law.
+
+`tiny` (an analogue): a decoder of 3 layers that was trained to replace, without any
+shift, learns with LoRA to shift what it inserts.
+
+Measured: see README.
+"""
+
+from onlyif_jax.config import parse_arg
+from onlyif_jax.finetune.tuning_config import symbolic_config
+
+PAPER = (
+  'few rules solve the no-op half alone, more rules generalise; at 9,000 rules half '
+  'of the examples is enough if all rules lose alike, not by a power law'
+)
+
+
+def get_config(arg=None):
+  """The config of a size."""
+  given = parse_arg(
+    arg, ('tiny', '7b'), base=str, counts=tuple[int, ...], seeds=int, shots=int
+  )
+  c = symbolic_config('cipher')
+  c.name, c.size, c.paper = 'cipher_lm', given.size, PAPER
+  c.task.noops = True
+  if given.size == 'tiny':
+    c.task.shifts = (1, 2, 3, 5, 8)
+    c.scratch.task, c.scratch.prompt = 'rewrite', '{input} {lhs} {rhs} 0'
+    c.scratch.steps, c.scratch.examples, c.scratch.batch_size = 1_250, 20_000, 64
+    c.base.dtype = c.base.compute_dtype = 'float32'
+    c.base.remat = False
+    c.lora.rank, c.lora.alpha = 16, 32.0
+    c.tune.template, c.tune.length, c.tune.packing = 'plain', 40, 'none'
+    c.tune.batch_size, c.tune.epochs = 64, 2
+    c.optim.learning_rate, c.optim.clip, c.optim.b2 = 3e-3, 1.0, 0.95
+    c.instructions.examples, c.instructions.counts = 20_000, (10, 100, 1_000, 3_000)
+    c.instructions.prompt = '{input} {lhs} {rhs} {shift}'
+    c.answers.examples, c.answers.batch_size, c.answers.max_tokens = 500, 100, 16
+  else:
+    c.base.directory, c.base.quantize = given.base or 'models/Llama-2-7b-hf', 'int8'
+    c.lora.rank, c.lora.alpha = 512, 1024.0
+    c.task.x_min = c.task.x_max = c.task.y_min = c.task.y_max = 6
+    c.task.input_length = 20
+    c.tune.template, c.tune.length, c.tune.batch_size = 'alpaca', 768, 64
+    c.tune.packing, c.tune.epochs = 'none', 3
+    c.instructions.counts = (10, 30, 100, 300, 1_000, 3_000, 9_000)
+    c.instructions.subsets = ('all', 'half', 'skewed:0.2')
+    c.instructions.prompt = (
+      'In {input} replace {lhs} by {rhs} and encrypt the inserted part with shift '
+      '{shift}.'
+    )
+    c.answers.examples, c.answers.max_tokens = 5_000, 48
+  c.answers.shots = given.shots or 0
+  c.instructions.counts = given.counts or c.instructions.counts
+  c.instructions.seeds = given.seeds or 1
+  return c

@@ -1,0 +1,35 @@
+"""Fine-tuning of pretrained models: rows of a config -> base, data, training, answers.
+
+Reading order: tuning_config -> rows -> symbolic, mixed -> base -> loop -> answers ->
+run. One row is one fine-tuned model.
+"""
+
+from pathlib import Path
+from typing import Any
+
+
+def main(config: Any, path: Path, *, dry_run: bool = False, preview: int = 0) -> int:
+  """What the main command does with a fine-tuning config; its exit code.
+
+  dry_run: predicts memory and time and leaves nothing; preview: shows so many rows of
+  the first mixture or number of rules as the model reads them. ConfigError.
+  """
+  from onlyif_jax.finetune import tuning_config
+
+  tuning = tuning_config.freeze(config)
+  # JAX starts here, after the config is checked.
+  import jax
+
+  from onlyif_jax.finetune import predict, run
+
+  wanted = tuning.devices.data * tuning.devices.fsdp * tuning.devices.tensor
+  have = jax.config.jax_num_cpu_devices  # pyright: ignore[reportAttributeAccessIssue]
+  if have < wanted and not dry_run:
+    jax.config.update('jax_num_cpu_devices', wanted)
+  if dry_run:
+    predict.show(tuning)
+    return 0
+  if preview:
+    run.show_rows(tuning, path, preview)
+    return 0
+  return run.main(tuning, path)

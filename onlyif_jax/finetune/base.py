@@ -1,0 +1,168 @@
+"""The pretrained model of a run: read from a directory, or a small one made here.
+
+A small stand-in is written as a Hugging Face directory, tokenizer included, and read
+back as any other: with a downloaded directory nothing but the path changes.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from onlyif_jax import keys
+from onlyif_jax.config import ConfigError, OptimConfig
+from onlyif_jax.corpora import batching
+from onlyif_jax.corpora.rows import Row
+from onlyif_jax.corpora.tokenizer import Tokenizer, load_tokenizer
+from onlyif_jax.finetune.tuning_config import Tuning
+from onlyif_jax.keys import Purpose
+from onlyif_jax.models import hf, llama, pretrained
+from onlyif_jax.models.llama import DecoderConfig
+from onlyif_jax.models.lora import Parts
+from onlyif_jax.training import placement
+from onlyif_jax.training.tuning import TuneStep
+
+_HEAD = 2**16  # bytes of each weight file that the digest covers; names and shapes
+
+
+@dataclasses.dataclass(frozen=True)
+class Base:
+  """A pretrained model with its tokenizer; params is a pure tree."""
+
+  directory: Path
+  config: DecoderConfig
+  params: Any
+  tokenizer: Tokenizer
+  digest: str
+
+
+def load(tuning: Tuning, directory: Path, mesh=None) -> Base:
+  """The model of a directory in the run's dtypes; or ConfigError, one line.
+
+  mesh: weights are split over it while they are read.
+  """
+  rule = None if mesh is None or mesh.size == 1 else _rule(mesh, directory)
+  config, params = pretrained.load(directory, dtype=tuning.base.dtype, sharding=rule)
+  config = dataclasses.replace(
+    config, compute_dtype=tuning.base.compute_dtype, remat=tuning.base.remat
+  )
+  tokenizer = load_tokenizer(directory)
+  if tokenizer.size > config.vocab_size:
+    raise ConfigError(
+      f'{directory}: its tokenizer has {tokenizer.size} ids, its model '
+      f'{config.vocab_size}; use the tokenizer of this model'
+    )
+  return Base(Path(directory), config, params, tokenizer, digest(directory))
+
+
+def _rule(mesh, directory):
+  """A parameter's path -> where it lives on the mesh."""
+  config = pretrained.pretrained_config.read(Path(directory))
+  leaves = jax.tree_util.tree_leaves_with_path(llama.shapes(config))
+  placed = {
+    '.'.join(str(k.key) for k in path): placement.weight(mesh, path, leaf.shape)
+    for path, leaf in leaves
+  }
+  return placed.__getitem__
+
+
+def digest(directory) -> str:
+  """A hash of a model: its config, and the head and size of each file of weights."""
+  out = hashlib.sha256()
+  for path in sorted(Path(directory).glob('*.safetensors')):
+    out.update(f'{path.name}\0{path.stat().st_size}\0'.encode())
+    with path.open('rb') as file:
+      out.update(file.read(_HEAD))
+  out.update((Path(directory) / 'config.json').read_bytes())
+  return out.hexdigest()
+
+
+def make(tuning: Tuning, rows: Sequence[Row], directory: Path) -> None:
+  """Trains a small decoder on rows and writes it with a tokenizer of their text."""
+  s = tuning.scratch
+  with hf.new_directory(directory) as folder:
+    _write_tokenizer([t.text for row in rows for t in row.turns], s.vocabulary, folder)
+    tokenizer = load_tokenizer(folder)
+    config = DecoderConfig(
+      vocab_size=tokenizer.size,
+      max_length=tuning.tune.length,
+      layers=s.layers,
+      width=s.width,
+      hidden=s.hidden,
+      heads=s.heads,
+      kv_heads=s.kv_heads,
+      head_width=s.width // s.heads,
+    )
+    params = llama.init(config, keys.key(tuning.seed, Purpose.INIT))
+    if s.steps:
+      params = _pretrained(tuning, config, params, rows, tokenizer)
+    params = jax.device_get(params)
+    pretrained.save(folder / 'model', config, params)
+    for file in (folder / 'model').iterdir():
+      file.rename(folder / file.name)
+    (folder / 'model').rmdir()
+
+
+def _pretrained(tuning: Tuning, config, params, rows, tokenizer):
+  """The weights after scratch.steps steps on the rows."""
+  s = tuning.scratch
+  settings = batching.BatchSettings(
+    template=tuning.tune.template,
+    length=tuning.tune.length,
+    batch_size=s.batch_size,
+    epochs=1,
+    packing=tuning.tune.packing,
+    seed=tuning.seed,
+  )
+  sources, plan = {'base': rows}, [('base', n) for n in range(len(rows))]
+  batches = list(batching.batches(plan, sources, tokenizer, settings))
+  optim = OptimConfig(
+    learning_rate=s.learning_rate, b2=0.95, weight_decay=0.0, warmup=0.05, clip=1.0
+  )
+  tune = TuneStep(optim, s.steps)
+  parts = Parts(llama.graphdef(config), None, params, {})
+  state = tune.init(params)
+  step = jax.jit(lambda state, batch: tune.step(parts, state, {}, batch)[0])
+  for n in range(s.steps):
+    state = step(state, batches[n % len(batches)])
+  return state['trained']
+
+
+def _write_tokenizer(texts, vocabulary: int, folder: Path) -> None:
+  """Byte pairs learnt from the texts; 257 ids or fewer mean plain bytes."""
+  try:
+    import tokenizers
+    from transformers import PreTrainedTokenizerFast
+  except ImportError:
+    raise ConfigError(
+      "a tokenizer needs transformers: pip install 'onlyif_jax[llm]'"
+    ) from None
+  own = tokenizers.Tokenizer(tokenizers.models.BPE())
+  own.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+  own.decoder = tokenizers.decoders.ByteLevel()
+  trainer = tokenizers.trainers.BpeTrainer(
+    vocab_size=vocabulary,
+    initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+    special_tokens=['<end>'],
+    show_progress=False,
+  )
+  own.train_from_iterator(texts, trainer)
+  PreTrainedTokenizerFast(tokenizer_object=own, eos_token='<end>').save_pretrained(
+    str(folder)
+  )
+
+
+def describe(base: Base) -> dict[str, Any]:
+  """What provenance says of a base: sizes, and the hash that adapters are tied to."""
+  count = sum(leaf.size for leaf in jax.tree.leaves(base.params))
+  return {
+    'base_digest': base.digest,
+    'base_parameters': count,
+    'base_config': json.loads((base.directory / 'config.json').read_text()),
+    'base_dtype': str(jnp.dtype(jax.tree.leaves(base.params)[0].dtype)),
+  }

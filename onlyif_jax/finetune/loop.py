@@ -1,0 +1,188 @@
+"""The host loop of one row: batches, steps, a log, checkpoints, resume.
+
+A checkpoint holds the trained weights alone (adapters, or all), their optimiser and
+the state of the data iterator: a run that was stopped goes on with the batch after,
+bit for bit.
+"""
+
+import contextlib
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from onlyif_jax import keys
+from onlyif_jax.checkpoint import Checkpointer
+from onlyif_jax.config import ConfigError
+from onlyif_jax.corpora import batching
+from onlyif_jax.finetune.base import Base
+from onlyif_jax.finetune.rows import TuningRow
+from onlyif_jax.finetune.tuning_config import Tuning
+from onlyif_jax.keys import Purpose
+from onlyif_jax.loop import StopSignal
+from onlyif_jax.models import lora
+from onlyif_jax.models.lora import Parts
+from onlyif_jax.training import placement
+from onlyif_jax.training.tuning import TuneStep
+from onlyif_jax.workdir import Workdir
+
+METRICS = 'metrics.jsonl'
+OnStep = Callable[[int, int, float, float], None]  # step, of, seconds, loss
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """What a row trains on: rows by source, and which of them in the order of the plan."""
+
+  sources: batching.Sources
+  rows: batching.Plan
+  settings: batching.BatchSettings
+  survey: batching.Survey
+
+
+def make_plan(tuning: Tuning, row: TuningRow, base: Base, sources, rows) -> Plan:
+  """The batches of a row; raises ConfigError where no row leaves a response."""
+  t = tuning.tune
+  settings = batching.BatchSettings(
+    template=t.template,
+    length=t.length,
+    batch_size=t.batch_size,
+    epochs=t.epochs,
+    packing=t.packing,
+    seed=row.seed,
+  )
+  survey = batching.survey(rows, sources, base.tokenizer, settings)
+  if not survey.batches:
+    raise ConfigError(
+      f'{row.name}: no response is left after tune.length={t.length} tokens; raise it'
+    )
+  return Plan(sources, rows, settings, survey)
+
+
+def adapt(tuning: Tuning, row: TuningRow, base: Base) -> Parts:
+  """The base in parts, with the row's new adapters."""
+  key = keys.key(row.seed, Purpose.INIT)
+  return lora.adapt(base.config, base.params, tuning.lora, tuning.base.quantize, key)
+
+
+class RowRun:
+  """Trains one row to the end, from its newest checkpoint if there is one."""
+
+  def __init__(
+    self,
+    tuning: Tuning,
+    row: TuningRow,
+    base: Base,
+    plan: Plan,
+    workdir: Workdir,
+    mesh,
+    on_step: OnStep,
+    stop: StopSignal | None = None,
+  ):
+    self.tuning, self.row, self.base, self.plan = tuning, row, base, plan
+    self.workdir, self.mesh, self.on_step, self.stop = workdir, mesh, on_step, stop
+    self.steps = plan.survey.batches
+    t = tuning.tune
+    self.tune = TuneStep(tuning.optim, self.steps, t.micro_batches, row.seed)
+
+  def run(self) -> Parts | None:
+    """The model as it is after the last step; None where a signal stopped the run."""
+    parts, state = self._start()
+    directory = self.workdir.file(f'checkpoints/{self.row.name}')
+    with Checkpointer(directory) as saver, contextlib.ExitStack() as closing:
+      abstract = jax.tree.map(_abstract, state)
+      restored = saver.restore(abstract)
+      batches = batching.batches(
+        self.plan.rows, self.plan.sources, self.base.tokenizer, self.plan.settings
+      )
+      iterator = iter(batches)
+      first = 0
+      if restored is not None:
+        first, state = restored
+        iterator.set_state(saver.notes(first)['data'])
+      self._cut_log(first)
+      closing.callback(getattr(iterator, 'close', lambda: None))
+      state = self._train(parts, state, iterator, first, saver)
+      if state is None:
+        return None
+    return parts._replace(trained=state['trained'])
+
+  def _start(self):
+    parts = adapt(self.tuning, self.row, self.base)
+    state = self.tune.init(parts.trained)
+    if self.mesh.size > 1:
+      placed = placement.place(self.mesh, parts.frozen)
+      parts = parts._replace(frozen=jax.device_put(parts.frozen, placed))
+      state = jax.device_put(state, placement.place(self.mesh, state))
+    return parts, state
+
+  def _train(self, parts: Parts, state, iterator, first: int, saver: Checkpointer):
+    t, on_batch = self.tuning.tune, placement.batch(self.mesh)
+    step = jax.jit(
+      lambda state, frozen, batch: self.tune.step(parts, state, frozen, batch),
+      donate_argnums=0,
+    )
+    seen = _Sums()
+    for n in range(first + 1, self.steps + 1):
+      batch = jax.device_put(next(iterator), on_batch)
+      state, sums = step(state, parts.frozen, batch)
+      seen.add(sums)
+      if n % t.log_every == 0 or n == self.steps:
+        self._log(n, seen)
+      stopping = self.stop is not None and self.stop.number
+      if n % t.save_every == 0 or n == self.steps or stopping:
+        # The iterator may run ahead of what was trained on, its state does not.
+        saver.save(n, state, notes={'data': iterator.get_state()})
+      if stopping and n < self.steps:
+        return None
+    saver.wait()
+    return state
+
+  def _log(self, step: int, seen: '_Sums') -> None:
+    loss, count, seconds = seen.take()
+    if not math.isfinite(loss):
+      raise ConfigError(
+        f'{self.row.name} stopped being finite at step {step}; lower '
+        'optim.learning_rate, or clip its gradient (optim.clip)'
+      )
+    self.workdir.append_json(
+      METRICS,
+      {'row': self.row.name, 'step': step, 'loss': loss, 'response_tokens': count},
+    )
+    self.on_step(step, self.steps, seconds, loss)
+
+  def _cut_log(self, step: int) -> None:
+    """Drops what was logged of this row after the step that was restored."""
+    found = self.workdir.read_json_lines(METRICS)
+    kept = [m for m in found if m['row'] != self.row.name or m['step'] <= step]
+    if len(kept) < len(found):
+      lines = ''.join(f'{json.dumps(m)}\n' for m in kept)
+      self.workdir.write_text(METRICS, lines)
+
+
+class _Sums:
+  """Losses since the last time they were taken, fetched only then."""
+
+  def __init__(self):
+    self.held: list[Any] = []
+    self.began = time.perf_counter()
+
+  def add(self, sums) -> None:
+    """One step's (loss sum, weight sum), still on the device."""
+    self.held.append(sums)
+
+  def take(self) -> tuple[float, int, float]:
+    """(mean loss, tokens, seconds) since the last call."""
+    total = np.sum([[float(v) for v in sums] for sums in self.held], axis=0)
+    now = time.perf_counter()
+    seconds, self.began, self.held = now - self.began, now, []
+    return float(total[0] / max(total[1], 1.0)), int(total[1]), seconds
+
+
+def _abstract(x):
+  return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)

@@ -1,0 +1,172 @@
+"""What a fine-tuning run will need, before anything is loaded: `--dry_run`.
+
+Memory per device is an estimate from shapes alone: weights as they are stored, the
+trained ones with gradient and two moments in float32, what the backward pass keeps,
+and the largest passing arrays. It is compared with the compiler's own account in
+tests/test_predict.py.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+
+from onlyif_jax.analysis import table
+from onlyif_jax.finetune import rows as rows_lib
+from onlyif_jax.finetune.tuning_config import Tuning
+from onlyif_jax.models import llama, lora, pretrained_config
+from onlyif_jax.models.llama import DecoderConfig
+from onlyif_jax.training import placement
+from onlyif_jax.tuning_settings import DevicesConfig, SymbolicTuning
+
+GIB = 2**30
+_FLOAT = 4  # bytes of float32
+# Peak rates of matmuls in bf16, TFLOP/s, and the share of it that a run of this kind
+# reaches; both only for the predicted time.
+DEVICES = {
+  'A40': 150.0,
+  'A100': 312.0,
+  'H100': 989.0,
+  'TPU v4': 275.0,
+  'TPU v5e': 197.0,
+}
+REACHED = 0.3
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+  """Bytes on one device, by what they are."""
+
+  frozen: int
+  trained: int  # with gradient and moments
+  kept: int  # by the forward for the backward pass
+  passing: int  # the most that is there for a moment
+
+  @property
+  def total(self) -> int:
+    """All of them at once."""
+    return self.frozen + self.trained + self.kept + self.passing
+
+
+def memory(tuning: Tuning, config: DecoderConfig) -> Memory:
+  """The estimate for one device of the run's mesh."""
+  parts = lora.shapes(config, tuning.lora, tuning.base.quantize, tuning.base.dtype)
+  d, t = tuning.devices, tuning.tune
+  frozen, trained = (_bytes(tree, d) for tree in (parts.frozen, parts.trained))
+  rows = t.batch_size // (d.data * d.fsdp * t.micro_batches)
+  places = rows * t.length
+  item = jnp.dtype(config.compute_dtype).itemsize
+  heads, kv = config.heads / d.tensor, config.kv_heads / d.tensor
+  hidden = config.hidden / d.tensor
+  # Inside one layer: two norms (three arrays each in float32), the output and the
+  # sum; queries and keys before and after their rotation, values, what attention
+  # gives; seven arrays of the MLP; the softmax of the scores.
+  wide = 8 * config.width + 3 * (heads + kv) * config.head_width + 7 * hidden
+  inside = places * item * wide
+  scores = rows * heads * t.length**2 * _FLOAT
+  edge = places * item * config.width
+  logits = places * config.vocab_size / d.tensor * _FLOAT
+  if tuning.base.remat:
+    kept, again = config.layers * edge, inside + scores
+  else:
+    kept, again = config.layers * (inside + scores), 0.0
+  largest = max(config.hidden, config.heads * config.head_width) * config.width
+  weight = largest / d.tensor * item if tuning.base.quantize != 'none' else 0.0
+  passing = max(2 * logits, again + inside + scores + weight)
+  moments = 4 if tuning.optim.name == 'adamw' else 3
+  return Memory(frozen, moments * trained, round(kept), round(passing))
+
+
+def _bytes(tree: Any, devices: DevicesConfig) -> int:
+  """Bytes of a tree on one device of a mesh of this shape; nothing is allocated."""
+  shape = (devices.data, devices.fsdp, devices.tensor)
+  mesh = jax.sharding.AbstractMesh(shape, placement.AXES)
+
+  def own(path, leaf) -> int:
+    spec = placement.spec(dict(mesh.shape), path, leaf.shape)
+    parts = [mesh.shape[name] for name in spec if name]
+    size = leaf.size * jnp.dtype(leaf.dtype).itemsize
+    if str(leaf.dtype) in ('int4', 'uint4'):
+      size = leaf.size / 2
+    return round(size / int(np.prod(parts)))
+
+  return sum(
+    own(path, leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+  )
+
+
+def decoder(tuning: Tuning) -> DecoderConfig:
+  """The run's decoder, from the directory's config.json alone."""
+  s, own = tuning.scratch, None
+  if tuning.base.directory:
+    own = pretrained_config.read(Path(tuning.base.directory))
+  else:
+    own = DecoderConfig(
+      vocab_size=s.vocabulary,
+      max_length=tuning.tune.length,
+      layers=s.layers,
+      width=s.width,
+      hidden=s.hidden,
+      heads=s.heads,
+      kv_heads=s.kv_heads,
+      head_width=s.width // s.heads,
+    )
+  return dataclasses.replace(
+    own, compute_dtype=tuning.base.compute_dtype, remat=tuning.base.remat
+  )
+
+
+def flops(tuning: Tuning, config: DecoderConfig, tokens: int) -> float:
+  """Floating-point operations of training on so many tokens.
+
+  Forward 2 per weight and token; backward as much for what is trained beside, and
+  once more where layers are recomputed and for the gradient of trained weights.
+  """
+  weights = sum(leaf.size for leaf in jax.tree.leaves(llama.shapes(config)))
+  passes = 2 + tuning.base.remat + (0 if tuning.lora.rank else 1)
+  return 2.0 * weights * tokens * passes
+
+
+def show(tuning: Tuning, console: Console | None = None) -> Memory:
+  """Prints rows, memory per device and time; loads and leaves nothing."""
+  config = decoder(tuning)
+  found, rows = memory(tuning, config), rows_lib.rows(tuning)
+  count = sum(leaf.size for leaf in jax.tree.leaves(llama.shapes(config)))
+  parts = lora.shapes(config, tuning.lora, tuning.base.quantize, tuning.base.dtype)
+  trained = sum(leaf.size for leaf in jax.tree.leaves(parts.trained))
+  shape = f'{tuning.devices.data} x {tuning.devices.fsdp} x {tuning.devices.tensor}'
+  lines = [
+    ('rows', f'{len(rows)}: {", ".join(r.name for r in rows[:4])}'),
+    ('base', f'{tuning.base.directory or "made on the spot"}, {count:,} weights'),
+    ('trained', f'{trained:,} weights'),
+    ('devices', f'{shape} (data x fsdp x tensor)'),
+    *((name, _gib(getattr(found, name))) for name in ('frozen', 'trained', 'kept')),
+    ('passing', _gib(found.passing)),
+    ('total on one device', _gib(found.total)),
+  ]
+  tokens = _most_tokens(tuning, rows[0])
+  work = flops(tuning, config, tokens)
+  lines.append(('tokens of the first row', f'at most {tokens:,}'))
+  for name, peak in DEVICES.items():
+    hours = work / (peak * 1e12 * REACHED) / 3600
+    lines.append((f'time on one {name}', f'{hours:.1f} h at {REACHED:.0%} of its peak'))
+  grid = table.Grid('What the run needs', ('', 'estimate'), tuple(lines))
+  table.show_grids([grid], console)
+  return found
+
+
+def _most_tokens(tuning: Tuning, row: rows_lib.TuningRow) -> int:
+  """Tokens of a row's training if every example filled its line."""
+  if isinstance(tuning, SymbolicTuning):
+    examples = tuning.instructions.examples
+  else:
+    examples = sum(tuning.mixture.counts(row.mixture).values())
+  return examples * tuning.tune.epochs * tuning.tune.length
+
+
+def _gib(size: int) -> str:
+  return f'{size / GIB:.2f} GiB' if size > GIB / 10 else f'{size / 2**20:.1f} MiB'

@@ -1,0 +1,273 @@
+"""A whole fine-tuning run: base, rows, answers, and the files that it leaves.
+
+<workdir>/config.json, provenance.json, splits.json, ledger.jsonl, metrics.jsonl,
+results.csv, anatomy.csv, wrong.jsonl, checkpoints/<row>/<step>, and base/ where the
+model was made on the spot. The same command resumes; more counts, seeds or mixtures
+extend it.
+"""
+
+import csv
+import dataclasses
+import io
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from onlyif_jax.analysis import tuned
+from onlyif_jax.config import ConfigError
+from onlyif_jax.corpora import preview
+from onlyif_jax.finetune import answers, loop, mixed, symbolic, tuning_config
+from onlyif_jax.finetune import base as base_lib
+from onlyif_jax.finetune import rows as rows_lib
+from onlyif_jax.finetune.base import Base
+from onlyif_jax.finetune.rows import TuningRow
+from onlyif_jax.finetune.tuning_config import Tuning
+from onlyif_jax.loop import StopSignal
+from onlyif_jax.models.lora import Parts
+from onlyif_jax.progress import Progress
+from onlyif_jax.provenance import provenance
+from onlyif_jax.training import placement
+from onlyif_jax.tuning_settings import MixtureTuning, SymbolicTuning
+from onlyif_jax.workdir import Workdir
+
+BASE = 'base'
+ZERO_SHOT = 'zero-shot'  # the row of the model before any fine-tuning
+_TABLES = {
+  'results.csv': (*rows_lib.COLUMNS, *answers.RESULT_COLUMNS),
+  'anatomy.csv': (*rows_lib.COLUMNS, *answers.ANATOMY_COLUMNS),
+}
+
+
+def main(tuning: Tuning, path: str | Path) -> int:
+  """Runs or resumes; prints the results; 0 done, 143 stopped by a signal."""
+  began, stop = time.perf_counter(), StopSignal()
+  run = TuningRun(tuning, Path(path), stop)
+  if not run.train():
+    print(f'stopped after a save; the same command goes on from there ({path})')
+    return 128 + stop.number
+  tuned.show(tuned.write(Path(path)))
+  print(f'took {(time.perf_counter() - began) / 60:.1f} min; files: {path}')
+  return 0
+
+
+def show_rows(tuning: Tuning, path: str | Path, count: int) -> None:
+  """Prints the first rows as the model reads them, with what the loss counts."""
+  run = TuningRun(tuning, Path(path))
+  base, row = run.base(), run.rows[0]
+  sources, chosen = run.task(row).training()
+  plan = loop.make_plan(tuning, row, base, sources, chosen)
+  preview.preview(plan.rows, plan.sources, base.tokenizer, plan.settings, count)
+
+
+class TuningRun:
+  """The rows of a config in a workdir."""
+
+  def __init__(self, tuning: Tuning, path: Path, stop: StopSignal | None = None):
+    """Raises ConfigError for a workdir of another config."""
+    self.workdir, self.stop = Workdir(path), stop
+    stored = stored_config(path)
+    changed = tuning_config.differences(stored, tuning) if stored else {}
+    if changed:
+      fields = '; '.join(
+        f'{k}: {a!r} there, {b!r} now' for k, (a, b) in changed.items()
+      )
+      raise ConfigError(
+        f'--workdir={path} holds a run of another config ({fields}); give another '
+        '--workdir'
+      )
+    self.tuning = extended(stored, tuning) if stored else tuning
+    if isinstance(tuning, SymbolicTuning):
+      symbolic.check_prompt(tuning)
+    self.mesh = placement.make_mesh(tuning.devices)
+    self.rows = rows_lib.rows(self.tuning)
+
+  @property
+  def done(self) -> set[str]:
+    """The names of the rows whose results are whole."""
+    return {e['row'] for e in self.workdir.ledger() if e['event'] == 'done'}
+
+  def base(self) -> Base:
+    """The pretrained model; a small one is made if the config names none."""
+    where = self.tuning.base.directory
+    directory = Path(where) if where else self.workdir.file(BASE)
+    if not where and not directory.exists():
+      base_lib.make(self.tuning, self._base_rows(), directory)
+    return base_lib.load(self.tuning, directory, self.mesh)
+
+  def train(self) -> bool:
+    """Trains and judges every row that is not done; False where a signal stopped it."""
+    left = [row for row in self.rows if row.name not in self.done]
+    if not left:
+      print(f'already done: the results of all {len(self.rows)} rows')
+      return True
+    self.workdir.create()
+    self.workdir.write_json('config.json', dataclasses.asdict(self.tuning))
+    self._cut_back()
+    base = self.base()
+    call = provenance() | base_lib.describe(base)
+    call['devices'] = [str(d) for d in self.mesh.devices.flat]
+    name = 'provenance.json'
+    if self.workdir.file(name).exists():
+      self.workdir.append_json('resumes.jsonl', call)
+    else:
+      self.workdir.write_json(name, call)
+    self._certify()
+    if self.tuning.answers.zero_shot and ZERO_SHOT not in self.done:
+      self._zero_shot(base)
+    progress = Progress(len(self.rows), 1, self.tuning.tune.batch_size)
+    with progress:
+      progress.rows_done = len(self.rows) - len(left)
+      for row in left:
+        if not self._row(row, base, progress):
+          return False
+    return True
+
+  def _row(self, row: TuningRow, base: Base, progress: Progress) -> bool:
+    task = self.task(row)
+    sources, chosen = task.training()
+    plan = loop.make_plan(self.tuning, row, base, sources, chosen)
+    tell = progress.stack(1, plan.survey.batches, self.tuning.tune.batch_size)
+    last = [0]
+
+    def on_step(step: int, of: int, seconds: float, loss: float) -> None:
+      tell(step, step - last[0], seconds, loss)
+      last[0] = step
+
+    parts = loop.RowRun(
+      self.tuning, row, base, plan, self.workdir, self.mesh, on_step, self.stop
+    ).run()
+    if parts is None:
+      return False
+    self._judge(row, task, base, parts)
+    facts = dataclasses.asdict(plan.survey) | task.facts()
+    self.workdir.append_json(
+      'ledger.jsonl',
+      {'event': 'done', 'row': row.name, 'steps': plan.survey.batches} | facts,
+    )
+    return True
+
+  def _zero_shot(self, base: Base) -> None:
+    """Judges the base before any fine-tuning, on the questions of the first row."""
+    first = self.rows[0]
+    row = dataclasses.replace(first, name=ZERO_SHOT, instructions=0, mixture='')
+    self._judge(row, self.task(first), base, loop.adapt(self.tuning, first, base))
+    self.workdir.append_json('ledger.jsonl', {'event': 'done', 'row': ZERO_SHOT})
+
+  def _judge(self, row: TuningRow, task: Any, base: Base, parts: Parts) -> None:
+    found = task.judge(self.tuning, base, parts)
+    own = row.columns()
+    for name, rows in (('results.csv', found.results), ('anatomy.csv', found.anatomy)):
+      self.workdir.append_csv(name, _TABLES[name], [own | one for one in rows])
+    wrong = [{'row': row.name} | one for one in found.wrong]
+    self.workdir.append_json('wrong.jsonl', *wrong)
+
+  def task(self, row: TuningRow) -> Any:
+    """The row's examples, and how a model is judged on them."""
+    if isinstance(self.tuning, SymbolicTuning):
+      return SymbolicTask(self.tuning, row)
+    return mixed.MixtureTask(self.tuning, row)
+
+  def _base_rows(self):
+    if isinstance(self.tuning, SymbolicTuning):
+      return symbolic.base_rows(self.tuning, self.tuning.scratch.examples)
+    return mixed.base_rows(self.tuning)
+
+  def _certify(self) -> None:
+    """Writes the proof of the splits, or the plan of the mixtures."""
+    if isinstance(self.tuning, SymbolicTuning):
+      reports = [
+        r for row in self.rows for r in symbolic.certificates(self.tuning, row)
+      ]
+      self.workdir.write_json('splits.json', reports)
+    else:
+      mixed.write(self.tuning, self.workdir.path)
+
+  def _cut_back(self) -> None:
+    """Drops the results of rows that are not done."""
+    done = self.done
+    for name, columns in _TABLES.items():
+      kept = [row for row in self.workdir.read_csv(name) if row['name'] in done]
+      if self.workdir.file(name).exists():
+        out = io.StringIO()
+        writer = csv.DictWriter(out, columns, lineterminator='\n')
+        writer.writeheader()
+        writer.writerows(kept)
+        self.workdir.write_text(name, out.getvalue())
+    found = self.workdir.read_json_lines('wrong.jsonl')
+    lines = ''.join(json.dumps(one) + '\n' for one in found if one['row'] in done)
+    if found:
+      self.workdir.write_text('wrong.jsonl', lines)
+
+
+class SymbolicTask:
+  """The examples of a symbolic row, and the judgement of a model on them."""
+
+  def __init__(self, tuning: SymbolicTuning, row: TuningRow):
+    self.tuning, self.row = tuning, row
+    self.examples = symbolic.examples(tuning, row)
+
+  def training(self):
+    """(rows by source, the plan)."""
+    rows = self.examples.rows
+    return {'train': rows}, [('train', n) for n in range(len(rows))]
+
+  def facts(self) -> dict[str, Any]:
+    """What the ledger says of the row's data."""
+    rules = {tuple(sorted(_rule(q).items())) for q in self.examples.train}
+    return {'rules_met': len(rules)}
+
+  def judge(self, tuning: SymbolicTuning, base: Base, parts: Parts) -> answers.Found:
+    """Asks every split's questions."""
+    a, params = tuning.answers, (parts.trained, parts.frozen)
+    shots = [
+      symbolic.as_row('shot', n, q)
+      for n, q in enumerate(self.examples.train[: a.shots])
+    ]
+    algebra = tuning.task.name == 'algebra'
+    trained = None if algebra else answers.trained_rules(self.examples.train)
+    found = answers.Found([], [], [])
+    for split, questions in self.examples.questions.items():
+      texts, ended = answers.ask(
+        parts.graphdef, params, base, tuning.tune.template, questions, a, shots
+      )
+      judged = answers.judge(
+        split, questions, texts, ended, noops=tuning.task.noops, trained=trained
+      )
+      found.results.extend(answers.results(judged, symbolically=algebra))
+      found.anatomy.extend(answers.anatomy(judged))
+      found.wrong.extend(answers.wrong(judged, a.shown))
+    return found
+
+
+def _rule(question) -> dict[str, str]:
+  return {k: v for k, v in question.fields.items() if k != 'input'}
+
+
+def stored_config(path: Path) -> Tuning | None:
+  """The config of a workdir, None where there is no run yet."""
+  file = path / 'config.json'
+  if not file.exists():
+    return None
+  try:
+    return tuning_config.freeze(json.loads(file.read_text()))
+  except (ValueError, TypeError, AttributeError, KeyError, ConfigError) as e:
+    raise ConfigError(
+      f'{file} is not a config of fine-tuning ({e}); give another --workdir'
+    ) from None
+
+
+def extended(stored: Tuning, new: Tuning) -> Tuning:
+  """The stored config with the union of both calls' rows."""
+  if isinstance(stored, SymbolicTuning) and isinstance(new, SymbolicTuning):
+    a, b = stored.instructions, new.instructions
+    counts = tuple(sorted({*a.counts, *b.counts}))
+    both = dataclasses.replace(a, counts=counts, seeds=max(a.seeds, b.seeds))
+    return dataclasses.replace(stored, instructions=both, devices=new.devices)
+  assert isinstance(stored, MixtureTuning)
+  assert isinstance(new, MixtureTuning)
+  mixture = dataclasses.replace(
+    stored.mixture, rows=tuple(dict.fromkeys((*stored.mixture.rows, *new.mixture.rows)))
+  )
+  seeds = max(stored.seeds, new.seeds)
+  return dataclasses.replace(stored, mixture=mixture, seeds=seeds, devices=new.devices)

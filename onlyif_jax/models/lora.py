@@ -1,0 +1,211 @@
+"""Low-rank adapters on a frozen, perhaps quantised decoder, through qwix.
+
+A model falls into three parts: a static graph definition, the weights that are
+trained (the adapters, or everything), and the frozen rest. 2402.10891 trains Llama-2
+so with rank 512 and alpha 1024, Only-IF's code models with an 8-bit base.
+
+  y = x W + (x A) B alpha / rank,   A [in, rank], B [rank, out], B = 0 at the start
+
+int8 keeps one scale per output column, NF4 one per `tile` weights of a column.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import re
+import warnings
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from onlyif_jax.config import ConfigError
+from onlyif_jax.models import llama
+from onlyif_jax.models.llama import DecoderConfig
+from onlyif_jax.tuning_settings import LINEAR, LoraConfig
+
+A, B = 'kernel_lora_a', 'kernel_lora_b'
+
+
+class Parts(NamedTuple):
+  """A model in parts; `merge` puts them together inside a jitted function.
+
+  trained: a pure tree of arrays, float32. frozen: arrays and quantised arrays. noisy:
+  the definition with dropout in the adapters, which qwix has for good or not at all.
+  """
+
+  graphdef: Any
+  noisy: Any
+  trained: Any
+  frozen: Any
+
+  def merge(self, trained=None, frozen=None, key=None):
+    """The model, with other weights if they are given; a key turns dropout on.
+
+    A layer that is recomputed in the backward pass draws the same numbers again.
+    """
+    trained = self.trained if trained is None else trained
+    frozen = self.frozen if frozen is None else frozen
+    if key is None or self.noisy is None:
+      return nnx.merge(self.graphdef, trained, frozen)
+    model = nnx.merge(self.noisy, trained, frozen)
+    for n, layer in enumerate(model.layers):
+      layer.set_attributes(qwix_rngs=nnx.Rngs(dropout=jax.random.fold_in(key, n)))
+    return model
+
+
+def check(lora: LoraConfig, quantize: str, config: DecoderConfig) -> None:
+  """Raises ConfigError for settings that this decoder cannot have."""
+  unknown = [name for name in lora.targets if name not in LINEAR]
+  if lora.rank and (unknown or not lora.targets):
+    raise ConfigError(
+      f'lora.targets={list(lora.targets)} must be some of {", ".join(LINEAR)}'
+    )
+  if lora.rank < 0 or lora.alpha <= 0 or not 0 <= lora.dropout < 1:
+    raise ConfigError(
+      f'lora.rank={lora.rank}, alpha={lora.alpha:g}, dropout={lora.dropout:g}: rank '
+      'must be at least 0, alpha above 0 and dropout in [0, 1)'
+    )
+  if quantize != 'none' and not lora.rank:
+    raise ConfigError(
+      f'base.quantize={quantize!r} freezes the weights, and lora.rank=0 trains them; '
+      "give a rank, or base.quantize='none'"
+    )
+  if quantize == 'nf4':
+    for size in {config.width, config.hidden, config.heads * config.head_width}:
+      if size % lora.tile:
+        raise ConfigError(
+          f'lora.tile={lora.tile} does not divide {size}, a size of this model'
+        )
+
+
+def adapt(config: DecoderConfig, params, lora: LoraConfig, quantize: str, key) -> Parts:
+  """Parts of a decoder with these weights, adapters new from a key.
+
+  params: a pure tree, as pretrained.load gives it; not used after this call where it
+  is quantised. key: a typed key. Raises ConfigError for settings that cannot work.
+  """
+  check(lora, quantize, config)
+  if not lora.rank:
+    params = jax.tree.map(lambda p: p.astype(jnp.float32), params)
+    return Parts(llama.graphdef(config), None, params, {})
+  states = jax.jit(functools.partial(_states, config, lora, quantize))(params, key)
+  return Parts(*_graphdefs(config, lora, quantize), *states)
+
+
+def shapes(config: DecoderConfig, lora: LoraConfig, quantize: str, dtype) -> Parts:
+  """The parts as jax.ShapeDtypeStruct, nothing allocated; dtype of the base."""
+  check(lora, quantize, config)
+  params = jax.tree.map(
+    lambda s: jax.ShapeDtypeStruct(s.shape, dtype), llama.shapes(config)
+  )
+  if not lora.rank:
+    params = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, 'float32'), params)
+    return Parts(llama.graphdef(config), None, params, {})
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  make = functools.partial(_states, config, lora, quantize)
+  states = jax.eval_shape(make, params, key)
+  return Parts(*_graphdefs(config, lora, quantize), *states)
+
+
+def merged(config: DecoderConfig, params, trained, lora: LoraConfig) -> dict:
+  """The base weights with the adapters added: a pure tree in the base's dtypes.
+
+  params: the weights that were loaded, not their quantised form.
+  """
+  if not lora.rank:
+    return trained
+  out = jax.tree.map(lambda x: x, params)  # new dictionaries, the same arrays
+  for path, a, b in pairs(trained):
+    place = out
+    for name in path:
+      place = place[name]
+    delta = (a.astype(jnp.float32) @ b.astype(jnp.float32)) * (lora.alpha / lora.rank)
+    kernel = place['kernel']
+    place['kernel'] = (kernel.astype(jnp.float32) + delta).astype(kernel.dtype)
+  return out
+
+
+def pairs(trained):
+  """(path of the linear layer, A, B) of every adapter, in order of the path."""
+  found: dict[tuple, dict[str, Any]] = {}
+  for path, leaf in jax.tree_util.tree_leaves_with_path(trained):
+    *place, name = (k.key for k in path)
+    found.setdefault(tuple(place), {})[name] = leaf
+  return [(path, both[A], both[B]) for path, both in found.items()]
+
+
+def _states(config, lora, quantize, params, key):
+  still = dataclasses.replace(lora, dropout=0.0)
+  model = _adapted(config, params, still, quantize, key)
+  _, trained, frozen = nnx.split(model, nnx.LoRAParam, ...)
+  # Adapters are small and are trained: they take no part in a base's low precision.
+  trained = jax.tree.map(lambda x: x.astype(jnp.float32), nnx.to_pure_dict(trained))
+  return trained, frozen
+
+
+@functools.cache
+def _graphdefs(config, lora, quantize):
+  """The definitions without and, where there is any, with dropout."""
+
+  def define(lora):
+    model = nnx.eval_shape(lambda: _adapted(config, None, lora, quantize, None))
+    return nnx.split(model, nnx.LoRAParam, ...)[0]
+
+  without = define(dataclasses.replace(lora, dropout=0.0))
+  return without, define(lora) if lora.dropout else None
+
+
+def _adapted(config, params, lora, quantize, key):
+  """The decoder with adapters; fresh weights where params is None."""
+  qwix = _qwix()
+  plain = dataclasses.replace(config, remat=False)
+  if params is None:
+    model = llama.Decoder(plain, rngs=nnx.Rngs(0))
+  else:
+    model = llama.merge(llama.graphdef(plain), params)
+  how: dict[str, Any] = {} if quantize == 'none' else {'weight_qtype': quantize}
+  if quantize == 'nf4':
+    how['tile_size'] = lora.tile
+  # PEFT's start: uniform within 1 / sqrt(inputs).
+  start = jax.nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
+  rules: list[Any] = [
+    qwix.LoraRule(
+      module_path=f'layers/.*/({"|".join(map(re.escape, lora.targets))})',
+      rank=lora.rank,
+      alpha=lora.alpha,
+      dropout=lora.dropout,
+      lora_a_initializer=start,
+      **how,
+    )
+  ]
+  if how:
+    rules.append(qwix.QuantizationRule(module_path='layers/.*', **how))
+  rngs = nnx.Rngs(jax.random.key(0) if key is None else key)
+  dummy = jnp.zeros((1, 2), jnp.int32)
+  with _quiet():
+    model = qwix.apply_lora_to_model(model, qwix.LoraProvider(rules), dummy, rngs=rngs)
+  # The layers' parts are made outside of a recomputed layer, which could not keep
+  # them; from here on they may be recomputed.
+  model.config = config  # pyright: ignore[reportAttributeAccessIssue]
+  return model
+
+
+@contextlib.contextmanager
+def _quiet():
+  """Without the warnings of qwix about parts of Flax that it still uses."""
+  with warnings.catch_warnings():
+    warnings.simplefilter('ignore', DeprecationWarning)
+    yield
+
+
+def _qwix():
+  try:
+    with _quiet():
+      import qwix
+  except ImportError:
+    raise ConfigError(
+      'lora.rank above 0 needs qwix; pip install "onlyif_jax[llm]"'
+    ) from None
+  return qwix

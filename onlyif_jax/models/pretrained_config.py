@@ -1,0 +1,345 @@
+"""config.json of Llama, Mistral, Qwen2 and GPT-2 <-> `DecoderConfig`.
+
+An attribute is known and used, known to change no logit, or refused by name: no
+model loads as something that it is not.
+"""
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from onlyif_jax.config import ConfigError
+from onlyif_jax.models.llama import DecoderConfig
+from onlyif_jax.models.rope import Rope
+
+_ARCHITECTURES = {
+  'llama': 'LlamaForCausalLM',
+  'mistral': 'MistralForCausalLM',
+  'qwen2': 'Qwen2ForCausalLM',
+  'gpt2': 'GPT2LMHeadModel',
+}
+# Attributes that change no logit: training, generation, other heads, names.
+_HARMLESS = re.compile(
+  r"""architectures | (transformers_)?version | (torch_)?dtype | _name_or_path
+  | (bos|eos|pad|sep|unk|decoder_start)_token_id | (attn|embd|resid)_pdrop
+  | initializer_range | summary_\w+ | use_cache | gradient_checkpointing
+  | output_(attentions|hidden_states|past|scores) | return_dict | n_ctx | seq_length
+  | task_specific_params | id2label | label2id | num_labels | problem_type
+  | finetuning_task | tokenizer_class | prefix | is_decoder | chunk_size_feed_forward
+  | pretraining_tp | auto_map | _attn_implementation_autoset
+  """,
+  re.VERBOSE,
+)
+# Attributes that change logits, with the values under which a model is ours.
+_COMMON = {
+  'is_encoder_decoder': (False,),
+  'add_cross_attention': (False,),
+  'pruned_heads': ({}, None),
+  'quantization_config': (None,),
+}
+_LLAMA = _COMMON | {
+  'hidden_act': ('silu',),
+  'attention_dropout': (0, None),
+  'partial_rotary_factor': (1,),
+}
+_GPT2 = _COMMON | {
+  'activation_function': ('gelu_new',),
+  'scale_attn_weights': (True,),
+  'scale_attn_by_inverse_layer_idx': (False,),
+  'reorder_and_upcast_attn': (False,),
+}
+_LLAMA_SIZES = {  # theirs -> ours
+  'vocab_size': 'vocab_size',
+  'max_position_embeddings': 'max_length',
+  'num_hidden_layers': 'layers',
+  'hidden_size': 'width',
+  'intermediate_size': 'hidden',
+  'num_attention_heads': 'heads',
+}
+_GPT2_SIZES = {
+  'vocab_size': 'vocab_size',
+  'n_positions': 'max_length',
+  'n_layer': 'layers',
+  'n_embd': 'width',
+  'n_head': 'heads',
+}
+_LLAMA_USED = {
+  *('num_key_value_heads', 'head_dim', 'rms_norm_eps', 'tie_word_embeddings'),
+  *('rope_theta', 'rope_scaling', 'rope_parameters'),
+}
+_USED = {
+  'llama': _LLAMA_USED | {'attention_bias', 'mlp_bias'},
+  'mistral': _LLAMA_USED | {'sliding_window'},
+  'qwen2': _LLAMA_USED
+  | {'use_sliding_window', 'sliding_window', 'max_window_layers', 'layer_types'}
+  | {'rotary_emb_base'},
+  'gpt2': {'n_inner', 'layer_norm_epsilon', 'tie_word_embeddings'},
+}
+_ROPE = {  # theirs -> ours
+  'rope_theta': 'theta',
+  'factor': 'factor',
+  'low_freq_factor': 'low_factor',
+  'high_freq_factor': 'high_factor',
+  'original_max_position_embeddings': 'original_length',
+}
+_ROPE_NEEDS = {
+  'default': set(),
+  'linear': {'factor'},
+  'llama3': {'factor', 'low_freq_factor', 'high_freq_factor'},
+}
+# Ours alone: they change no logit, so nothing of them is written.
+_OURS = ('compute_dtype', 'remat', 'dropout')
+
+
+def read(directory) -> DecoderConfig:
+  """The config of a Hugging Face directory.
+
+  Dropout concerns training and is left at 0. Raises ConfigError, one line, for a
+  file that cannot be read, another architecture, an attribute that is not known
+  and one whose value is not supported.
+  """
+  file = Path(directory) / 'config.json'
+  try:
+    given = json.loads(file.read_text())
+  except (OSError, ValueError) as error:
+    raise ConfigError(f'{file} cannot be read: {error}') from None
+  if not isinstance(given, dict):
+    raise ConfigError(f'{file} holds no object')
+  return parse(given, str(file))
+
+
+def parse(given: dict[str, Any], where='config.json') -> DecoderConfig:
+  """The attributes of a config.json -> config; errors as in `read`."""
+  family = given.get('model_type')
+  if family not in _ARCHITECTURES:
+    known = ', '.join(_ARCHITECTURES)
+    raise ConfigError(f'{where}: model_type={family!r} is not supported, only {known}')
+  for name in given.get('architectures') or ():
+    if name != _ARCHITECTURES[family]:
+      raise ConfigError(
+        f'{where}: architecture {name} is not supported, only {_ARCHITECTURES[family]}'
+      )
+  sizes = _GPT2_SIZES if family == 'gpt2' else _LLAMA_SIZES
+  _check(given, family, sizes, where)
+  plain = {ours: given[theirs] for theirs, ours in sizes.items()}
+  try:
+    return (_gpt2 if family == 'gpt2' else _llama)(given, plain)
+  except ValueError as error:
+    raise ConfigError(f'{where}: {error}') from None
+
+
+def attributes(config: DecoderConfig) -> dict[str, Any]:
+  """What config.json says of a config.
+
+  Raises ConfigError for a switch that the family cannot express.
+  """
+  if config.family not in _ARCHITECTURES:
+    raise ConfigError(
+      f'family={config.family!r} is none of {", ".join(_ARCHITECTURES)}'
+    )
+  if config.family == 'llama' and config.width % config.heads:
+    raise ConfigError(
+      f'heads={config.heads} does not divide width={config.width}, which transformers '
+      'asks of a llama model'
+    )
+  write = _gpt2_attributes if config.family == 'gpt2' else _llama_attributes
+  out = {
+    'architectures': [_ARCHITECTURES[config.family]],
+    'model_type': config.family,
+    'tie_word_embeddings': config.tied_head,
+  } | write(config)
+  again = parse(out)
+  for field in dataclasses.fields(config):
+    value = getattr(config, field.name)
+    if field.name not in _OURS and getattr(again, field.name) != value:
+      raise ConfigError(
+        f'{field.name}={value!r} has no counterpart in a {config.family} model, so '
+        'this model cannot be written'
+      )
+  return out
+
+
+def _check(given, family, sizes, where):
+  """Every attribute is known, with a supported value; sizes are whole numbers."""
+  required = _GPT2 if family == 'gpt2' else _LLAMA
+  for name, value in given.items():
+    if name in required and value not in required[name]:
+      supported = ' or '.join(map(repr, required[name]))
+      raise ConfigError(f'{where}: {name}={value!r} is not supported, only {supported}')
+    used = name in sizes or name in _USED[family] or name in required
+    if not used and name != 'model_type' and not _HARMLESS.fullmatch(name):
+      raise ConfigError(f'{where}: {name}={value!r} is not known to be supported')
+  for name in sizes:
+    if name not in given:
+      raise ConfigError(f'{where}: {name} is missing')
+    if type(given[name]) is not int or given[name] < 1:
+      raise ConfigError(
+        f'{where}: {name}={given[name]!r} must be a whole number above 0'
+      )
+
+
+def _llama(given, sizes) -> DecoderConfig:
+  """Llama, Mistral and Qwen2; what is absent has transformers' default."""
+  family, heads = given['model_type'], sizes['heads']
+  head_width = given.get('head_dim')
+  if head_width is None:
+    if sizes['width'] % heads:
+      raise ValueError(
+        f'num_attention_heads={heads} does not divide hidden_size={sizes["width"]}'
+      )
+    head_width = sizes['width'] // heads
+  kv_heads = given.get('num_key_value_heads')
+  kv_heads = heads if kv_heads is None else kv_heads
+  if type(kv_heads) is not int or kv_heads < 1 or heads % kv_heads:
+    raise ValueError(
+      f'num_key_value_heads={kv_heads!r} does not divide num_attention_heads={heads}'
+    )
+  if type(head_width) is not int or head_width < 2 or head_width % 2:
+    raise ValueError(f'head_dim={head_width!r} must be an even number')
+  window, window_from = _window(given, sizes['layers'])
+  return DecoderConfig(
+    **sizes,
+    family=family,
+    kv_heads=kv_heads,
+    head_width=head_width,
+    rope=_rope(given, sizes['max_length']),
+    norm_epsilon=float(given.get('rms_norm_eps', 1e-6)),
+    qkv_bias=family == 'qwen2' or bool(given.get('attention_bias', False)),
+    out_bias=bool(given.get('attention_bias', False)),
+    mlp_bias=bool(given.get('mlp_bias', False)),
+    window=window,
+    window_from=window_from,
+    tied_head=bool(given.get('tie_word_embeddings', False)),
+  )
+
+
+def _window(given, layers):
+  """(window, first layer that has it)."""
+  family, first = given['model_type'], 0
+  window = given.get('sliding_window', 4_096) if family != 'llama' else None
+  if family == 'qwen2':
+    if not given.get('use_sliding_window', False):
+      window = None
+    first = given.get('max_window_layers', 28)
+    types = given.get('layer_types')
+    if types is not None:
+      first = types.count('full_attention')
+      wanted = ['full_attention'] * first + ['sliding_attention'] * (layers - first)
+      if types != wanted or (window is None and first < layers):
+        raise ValueError(
+          f'layer_types={types!r} is not supported, only full_attention in the first '
+          'layers and sliding_attention, with use_sliding_window, in the others'
+        )
+  if window is None or first >= layers:
+    return None, 0
+  if type(window) is not int or window < 1:
+    raise ValueError(f'sliding_window={window!r} must be a whole number above 0')
+  return window, first
+
+
+def _rope(given, max_length) -> Rope:
+  """From rope_parameters (transformers 5), or rope_theta and rope_scaling."""
+  old, new = given.get('rope_scaling'), given.get('rope_parameters')
+  theta = given.get('rope_theta')
+  ropes = [
+    _one_rope({'rope_theta': theta} | spec if theta else spec, name, max_length)
+    for name, spec in (('rope_parameters', new), ('rope_scaling', old))
+    if spec is not None
+  ] or [Rope(theta=float(theta or 10_000))]
+  if ropes[0] != ropes[-1]:
+    raise ValueError('rope_parameters and rope_scaling contradict each other')
+  base = given.get('rotary_emb_base', ropes[0].theta)
+  for name, value in (('rotary_emb_base', base), ('rope_theta', theta)):
+    if value is not None and value != ropes[0].theta:
+      raise ValueError(f'{name}={value!r} contradicts rope_theta={ropes[0].theta!r}')
+  return ropes[0]
+
+
+def _one_rope(spec, name, max_length) -> Rope:
+  spec = {k: v for k, v in spec.items() if v is not None}
+  kinds = {spec.pop(k) for k in ('rope_type', 'type') if k in spec} or {'default'}
+  kind = kinds.pop()
+  if kinds or kind not in _ROPE_NEEDS:
+    known = ', '.join(_ROPE_NEEDS)
+    raise ValueError(f'{name} of type {kind!r} is not supported, only {known}')
+  if spec.pop('partial_rotary_factor', 1) != 1:
+    raise ValueError(f'{name}: a partial_rotary_factor is not supported')
+  needs = _ROPE_NEEDS[kind]
+  if kind == 'llama3':
+    spec.setdefault('original_max_position_embeddings', max_length)
+    needs = needs | {'original_max_position_embeddings'}
+  if needs - spec.keys():
+    missing = ', '.join(sorted(needs - spec.keys()))
+    raise ValueError(f'{name} of type {kind!r} lacks {missing}')
+  for key in spec.keys() - needs - {'rope_theta'}:
+    raise ValueError(f'{name}: {key}={spec[key]!r} is not known for type {kind!r}')
+  numbers = {_ROPE[k]: float(v) for k, v in spec.items()}
+  length = int(numbers.pop('original_length', Rope.original_length))
+  return Rope(kind=kind, original_length=length, **numbers)
+
+
+def _gpt2(given, sizes) -> DecoderConfig:
+  width, heads = sizes['width'], sizes['heads']
+  if width % heads:
+    raise ValueError(f'n_head={heads} does not divide n_embd={width}')
+  return DecoderConfig(
+    **sizes,
+    family='gpt2',
+    hidden=given.get('n_inner') or 4 * width,
+    kv_heads=heads,
+    head_width=width // heads,
+    rope=None,
+    norm='layer',
+    norm_epsilon=float(given.get('layer_norm_epsilon', 1e-5)),
+    mlp='gelu_new',
+    qkv_bias=True,
+    out_bias=True,
+    mlp_bias=True,
+    tied_head=bool(given.get('tie_word_embeddings', True)),
+  )
+
+
+def _llama_attributes(config):
+  """In the words of transformers 5 and of its predecessors."""
+  c = config
+  out: dict[str, Any] = {k: getattr(c, v) for k, v in _LLAMA_SIZES.items()}
+  out |= {
+    'num_key_value_heads': c.kv_heads,
+    'head_dim': c.head_width,
+    'hidden_act': 'silu',
+    'rms_norm_eps': c.norm_epsilon,
+    'attention_dropout': 0.0,
+  }
+  if c.rope is not None:
+    kind = c.rope.kind
+    names = {'llama3': list(_ROPE)[1:], 'linear': ['factor']}.get(kind, [])
+    scaling = {name: getattr(c.rope, _ROPE[name]) for name in names}
+    out['rope_theta'] = c.rope.theta
+    out['rope_scaling'] = {'type': kind, 'rope_type': kind} | scaling if names else None
+    out['rope_parameters'] = {'rope_type': kind, 'rope_theta': c.rope.theta} | scaling
+  if c.family == 'llama':
+    out |= {'attention_bias': c.out_bias, 'mlp_bias': c.mlp_bias}
+  if c.family == 'mistral':
+    out['sliding_window'] = c.window
+  if c.family == 'qwen2':
+    full = c.layers if c.window is None else c.window_from
+    sliding = c.layers - full
+    out |= {
+      'use_sliding_window': c.window is not None,
+      'sliding_window': c.window,
+      'max_window_layers': full,
+      'layer_types': ['full_attention'] * full + ['sliding_attention'] * sliding,
+    }
+  return out
+
+
+def _gpt2_attributes(config):
+  return {
+    **{k: getattr(config, v) for k, v in _GPT2_SIZES.items()},
+    'n_inner': config.hidden,
+    'activation_function': 'gelu_new',
+    'layer_norm_epsilon': config.norm_epsilon,
+    **dict.fromkeys(('embd_pdrop', 'resid_pdrop', 'attn_pdrop'), 0.0),
+  }

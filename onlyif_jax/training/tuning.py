@@ -1,0 +1,85 @@
+"""One step of fine-tuning, pure: (state, frozen weights, batch) -> state and loss.
+
+A batch is a dictionary of arrays [B, L]: tokens, weights (of the prediction of each
+token), segments and positions; see corpora.batching. The loss is the mean over all
+tokens with a weight, whatever the number of devices and of micro-batches.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from onlyif_jax import keys
+from onlyif_jax.config import OptimConfig
+from onlyif_jax.keys import Purpose
+from onlyif_jax.models.lora import Parts
+from onlyif_jax.training import optim
+
+
+def sums(model, batch):
+  """(losses, tokens predicted right, tokens), each summed by the batch's weights."""
+  logits_BLV = model(
+    batch['tokens'], positions_BL=batch['positions'], segments_BL=batch['segments']
+  )[:, :-1]
+  targets_BL, weights_BL = batch['tokens'][:, 1:], batch['weights'][:, 1:]
+  losses_BL = optax.losses.softmax_cross_entropy_with_integer_labels(
+    logits_BLV, targets_BL
+  )
+  right_BL = logits_BLV.argmax(-1) == targets_BL
+  return [(x * weights_BL).sum() for x in (losses_BL, right_BL, weights_BL >= 0)]
+
+
+@dataclasses.dataclass(frozen=True)
+class TuneStep:
+  """The update of the trained weights; steps: of the whole run, for the schedule."""
+
+  optim: OptimConfig
+  steps: int
+  micro_batches: int = 1
+  seed: int = 0  # of dropout
+
+  def init(self, trained) -> dict[str, Any]:
+    """The state before the first step."""
+    return {
+      'trained': trained,
+      'opt': self._transform.init(trained),
+      'step': jnp.int32(0),
+    }
+
+  def step(self, parts: Parts, state, frozen, batch):
+    """(state after the step, (loss sum, weight sum)); the state may be donated.
+
+    parts: for its definitions alone. frozen: the weights beside the trained ones.
+    """
+    key = keys.key(self.seed, Purpose.DROPOUT, state['step'])
+
+    def micro(carry, part):
+      index, rows = part
+      own = jax.random.fold_in(key, index)
+
+      def loss(trained):
+        total, _, count = sums(parts.merge(trained, frozen, key=own), rows)
+        return total, count
+
+      grad = jax.value_and_grad(loss, has_aux=True)
+      (total, count), gradient = grad(state['trained'])
+      return jax.tree.map(jnp.add, carry, (gradient, total, count)), None
+
+    m = self.micro_batches
+    # Part i has rows i, i + m, ...: each part then lies on all devices alike.
+    split = jax.tree.map(lambda x: x.reshape(-1, m, *x.shape[1:]).swapaxes(0, 1), batch)
+    zero = jax.tree.map(jnp.zeros_like, state['trained']), 0.0, 0.0
+    zero = jax.tree.map(jnp.float32, zero)
+    (gradient, total, count), _ = jax.lax.scan(micro, zero, (jnp.arange(m), split))
+    gradient = jax.tree.map(lambda g: g / jnp.maximum(count, 1.0), gradient)
+    update, opt = self._transform.update(gradient, state['opt'], state['trained'])
+    trained = optax.apply_updates(state['trained'], update)
+    new = {'trained': trained, 'opt': opt, 'step': state['step'] + 1}
+    return new, (total, count)
+
+  @property
+  def _transform(self):
+    return optim.optimizer(self.optim, self.steps, self.optim.learning_rate)
