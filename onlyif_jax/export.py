@@ -15,8 +15,9 @@ _CONFIG = config_flags.DEFINE_config_file(
 _TO = flags.DEFINE_enum(
   'to',
   None,
-  ['hf', 'jsonl', 'tfds', 'bundle'],
-  'hf: a Hugging Face model; jsonl, tfds: the examples; bundle: a run without weights.',
+  ['hf', 'peft', 'jsonl', 'tfds', 'bundle'],
+  'hf: a Hugging Face model; peft: adapters alone; jsonl, tfds: the examples; bundle: '
+  'a run without weights.',
 )
 _OUT = flags.DEFINE_string('out', None, 'A new directory to write.')
 _MEMBER = flags.DEFINE_string('member', None, 'Which member; default: the only one.')
@@ -31,9 +32,11 @@ def main(argv) -> int:
       raise ConfigError(f'--{flag.name} is missing; see --help')
   if bool(_WORKDIR.value) == bool(_CONFIG.value):
     raise ConfigError('give one of --workdir=DIR and --config=FILE')
-  if _TO.value in ('hf', 'bundle') and not _WORKDIR.value:
+  if _TO.value in ('hf', 'peft', 'bundle') and not _WORKDIR.value:
     raise ConfigError(f'--to={_TO.value} needs --workdir=DIR, a run')
-  with bucket.local(_WORKDIR.value or '', checkpoints=_TO.value == 'hf') as path:
+  with bucket.local(
+    _WORKDIR.value or '', checkpoints=_TO.value in ('hf', 'peft')
+  ) as path:
     _write(path)
   return 0
 
@@ -49,7 +52,16 @@ def _write(workdir: Path) -> None:
     return
   logging.set_verbosity(logging.WARNING)
   from onlyif_jax import evaluation, exporting, sweep  # JAX starts here
+  from onlyif_jax.finetune import restore
 
+  if _WORKDIR.value and restore.is_tuning(workdir):
+    if _TO.value not in ('hf', 'peft'):
+      raise ConfigError(f'--to={_TO.value} is not for a fine-tuning run; hf or peft')
+    path = restore.export(workdir, _TO.value, _OUT.value, _MEMBER.value)
+    print(f'written: {path}')
+    return
+  if _TO.value == 'peft':
+    raise ConfigError('--to=peft needs the workdir of a fine-tuning run')
   if _WORKDIR.value:
     config = evaluation.open_run(workdir).config
   else:

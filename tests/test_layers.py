@@ -44,6 +44,7 @@ LAYERS = [
     *('benchmark_peers', 'benchmark_torch'),
     'mixing',
     'finetune',
+    'assistant',
   ],
   ['cli'],
   ['main', 'evaluate', 'report', 'fit', 'export', 'check', 'bench', 'mixture'],

@@ -219,7 +219,7 @@ class SymbolicTask:
 
   def judge(self, tuning: SymbolicTuning, base: Base, parts: Parts) -> answers.Found:
     """Asks every split's questions."""
-    a, params = tuning.answers, (parts.trained, parts.frozen)
+    a, params = tuning.answers, parts.weights()
     shots = [
       symbolic.as_row('shot', n, q)
       for n, q in enumerate(self.examples.train[: a.shots])

@@ -105,7 +105,7 @@ def save_gpt2(
   files = {
     'config.json': _json(attributes | ids | {'dtype': 'float32'}),
     'generation_config.json': _json({'do_sample': False} | ids),
-    'model.safetensors': _safetensors(tensors),
+    'model.safetensors': safetensors_bytes(tensors),
     **tokenizer_files(config.vocab_size, config.max_length, symbols),
   }
   with new_directory(Path(path)) as folder:
@@ -345,12 +345,13 @@ def _drop_tied_head(tensors, path):
     )
 
 
-def _safetensors(tensors) -> bytes:
+def safetensors_bytes(tensors) -> bytes:
+  """The content of a safetensors file; ConfigError where the library is missing."""
   try:
     from safetensors.numpy import save
   except ImportError:
     raise ConfigError(
-      "writing Hugging Face directories needs safetensors: pip install 'onlyif_jax[hf]'"
+      "writing Hugging Face directories needs safetensors: pip install 'onlyif_jax[llm]'"
     ) from None
   contiguous = {k: np.ascontiguousarray(v) for k, v in sorted(tensors.items())}
   return save(contiguous, metadata={'format': 'pt'})

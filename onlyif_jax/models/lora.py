@@ -9,11 +9,9 @@ so with rank 512 and alpha 1024, Only-IF's code models with an 8-bit base.
 int8 keeps one scale per output column, NF4 one per `tile` weights of a column.
 """
 
-import contextlib
 import dataclasses
 import functools
 import re
-import warnings
 from typing import Any, NamedTuple
 
 import jax
@@ -33,20 +31,30 @@ class Parts(NamedTuple):
 
   trained: a pure tree of arrays, float32. frozen: arrays and quantised arrays. noisy:
   the definition with dropout in the adapters, which qwix has for good or not at all.
+  dtype: of the adapters where they are used.
   """
 
   graphdef: Any
   noisy: Any
   trained: Any
   frozen: Any
+  dtype: str = 'float32'
+
+  def weights(self, trained=None, frozen=None):
+    """(trained, frozen) as the definition takes them: adapters in the base's dtype.
+
+    Their product would otherwise turn all that follows it into float32.
+    """
+    own = self.trained if trained is None else trained
+    own = jax.tree.map(lambda x: x.astype(self.dtype), own)
+    return own, self.frozen if frozen is None else frozen
 
   def merge(self, trained=None, frozen=None, key=None):
     """The model, with other weights if they are given; a key turns dropout on.
 
     A layer that is recomputed in the backward pass draws the same numbers again.
     """
-    trained = self.trained if trained is None else trained
-    frozen = self.frozen if frozen is None else frozen
+    trained, frozen = self.weights(trained, frozen)
     if key is None or self.noisy is None:
       return nnx.merge(self.graphdef, trained, frozen)
     model = nnx.merge(self.noisy, trained, frozen)
@@ -90,8 +98,10 @@ def adapt(config: DecoderConfig, params, lora: LoraConfig, quantize: str, key) -
   if not lora.rank:
     params = jax.tree.map(lambda p: p.astype(jnp.float32), params)
     return Parts(llama.graphdef(config), None, params, {})
-  states = jax.jit(functools.partial(_states, config, lora, quantize))(params, key)
-  return Parts(*_graphdefs(config, lora, quantize), *states)
+  make = functools.partial(_states, config, lora, quantize)
+  trained, frozen = jax.jit(make)(params, key)
+  without, noisy = _graphdefs(config, lora, quantize)
+  return Parts(without, noisy, trained, frozen, config.compute_dtype)
 
 
 def shapes(config: DecoderConfig, lora: LoraConfig, quantize: str, dtype) -> Parts:
@@ -105,8 +115,9 @@ def shapes(config: DecoderConfig, lora: LoraConfig, quantize: str, dtype) -> Par
     return Parts(llama.graphdef(config), None, params, {})
   key = jax.eval_shape(lambda: jax.random.key(0))
   make = functools.partial(_states, config, lora, quantize)
-  states = jax.eval_shape(make, params, key)
-  return Parts(*_graphdefs(config, lora, quantize), *states)
+  trained, frozen = jax.eval_shape(make, params, key)
+  without, noisy = _graphdefs(config, lora, quantize)
+  return Parts(without, noisy, trained, frozen, config.compute_dtype)
 
 
 def merged(config: DecoderConfig, params, trained, lora: LoraConfig) -> dict:
@@ -150,7 +161,8 @@ def _graphdefs(config, lora, quantize):
   """The definitions without and, where there is any, with dropout."""
 
   def define(lora):
-    model = nnx.eval_shape(lambda: _adapted(config, None, lora, quantize, None))
+    make = functools.partial(_adapted, config, lora=lora, quantize=quantize, key=None)
+    model = nnx.eval_shape(make, llama.shapes(config))
     return nnx.split(model, nnx.LoRAParam, ...)[0]
 
   without = define(dataclasses.replace(lora, dropout=0.0))
@@ -158,13 +170,12 @@ def _graphdefs(config, lora, quantize):
 
 
 def _adapted(config, params, lora, quantize, key):
-  """The decoder with adapters; fresh weights where params is None."""
+  """The decoder with adapters."""
   qwix = _qwix()
   plain = dataclasses.replace(config, remat=False)
-  if params is None:
-    model = llama.Decoder(plain, rngs=nnx.Rngs(0))
-  else:
-    model = llama.merge(llama.graphdef(plain), params)
+  # A frozen weight is used in one dtype only, and adapters take theirs from it.
+  params = jax.tree.map(lambda p: p.astype(config.compute_dtype), params)
+  model = llama.merge(llama.graphdef(plain), params)
   how: dict[str, Any] = {} if quantize == 'none' else {'weight_qtype': quantize}
   if quantize == 'nf4':
     how['tile_size'] = lora.tile
@@ -184,26 +195,17 @@ def _adapted(config, params, lora, quantize, key):
     rules.append(qwix.QuantizationRule(module_path='layers/.*', **how))
   rngs = nnx.Rngs(jax.random.key(0) if key is None else key)
   dummy = jnp.zeros((1, 2), jnp.int32)
-  with _quiet():
-    model = qwix.apply_lora_to_model(model, qwix.LoraProvider(rules), dummy, rngs=rngs)
+  provider = qwix.LoraProvider(rules)
+  model = qwix.apply_lora_to_model(model, provider, dummy, rngs=rngs)
   # The layers' parts are made outside of a recomputed layer, which could not keep
   # them; from here on they may be recomputed.
   model.config = config  # pyright: ignore[reportAttributeAccessIssue]
   return model
 
 
-@contextlib.contextmanager
-def _quiet():
-  """Without the warnings of qwix about parts of Flax that it still uses."""
-  with warnings.catch_warnings():
-    warnings.simplefilter('ignore', DeprecationWarning)
-    yield
-
-
 def _qwix():
   try:
-    with _quiet():
-      import qwix
+    import qwix
   except ImportError:
     raise ConfigError(
       'lora.rank above 0 needs qwix; pip install "onlyif_jax[llm]"'

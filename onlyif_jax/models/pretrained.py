@@ -150,7 +150,7 @@ def save(
         x = arrays[0] if len(arrays) == 1 else np.concatenate(arrays, -1)
         x = x.T if source(names[0], config).transposed else x
         content[tensor] = np.ascontiguousarray(x)
-      (folder / file).write_bytes(_safetensors(content))
+      (folder / file).write_bytes(hf.safetensors_bytes(content))
     if len(shards) > 1:
       weight_map = {t: file for file, tensors in shards.items() for t in tensors}
       total = {'total_size': sum(sizes.values())}
@@ -307,16 +307,6 @@ def _shards(sizes, limit) -> dict[str, list[str]]:
     return {WHOLE: groups[0]}
   n = len(groups)
   return {f'model-{i + 1:05}-of-{n:05}.safetensors': g for i, g in enumerate(groups)}
-
-
-def _safetensors(tensors) -> bytes:
-  try:
-    from safetensors.numpy import save
-  except ImportError:
-    raise ConfigError(
-      "writing Hugging Face directories needs safetensors: pip install 'onlyif_jax[hf]'"
-    ) from None
-  return save(tensors, metadata={'format': 'pt'})
 
 
 def _json(value) -> bytes:

@@ -1,0 +1,103 @@
+"""A pretrained model to talk to, from Python or a notebook.
+
+from onlyif_jax import assistant
+
+model = assistant.load('models/Mistral-7B-v0.3', adapter='out/adapter', quantize='int8')
+print(model.ask('In mississippi replace iss by art.'))
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from onlyif_jax.config import ConfigError
+from onlyif_jax.corpora import prompts
+from onlyif_jax.corpora.rows import Turn
+from onlyif_jax.corpora.tokenizer import Tokenizer, load_tokenizer
+from onlyif_jax.finetune import base as base_lib
+from onlyif_jax.finetune import restore
+from onlyif_jax.models import adapters, lora, pretrained
+from onlyif_jax.models.generate import Sampling, generate
+from onlyif_jax.models.lora import Parts
+from onlyif_jax.tuning_settings import QUANTIZED, LoraConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Assistant:
+  """A model with its tokenizer and template."""
+
+  parts: Parts
+  tokenizer: Tokenizer
+  template: str
+
+  def ask(
+    self,
+    asked: str | Sequence[Turn] | Sequence[str],
+    *,
+    max_tokens: int = 128,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    stop: Sequence[str] = (),
+    batch_size: int = 8,
+  ) -> Any:
+    """The answer to a question or to turns, or a list of answers to questions.
+
+    temperature 0 is greedy. stop: texts that end an answer and are cut off.
+    """
+    single = isinstance(asked, str) or (len(asked) > 0 and isinstance(asked[0], Turn))
+    many: list[Any] = [asked] if single else list(asked)
+    turns = [(Turn('user', one),) if isinstance(one, str) else one for one in many]
+    ids = [prompts.question(self.template, one, self.tokenizer) for one in turns]
+    answers = [''] * len(ids)
+    for made in generate(
+      self.parts.graphdef,
+      self.parts.weights(),
+      self.tokenizer,
+      ids,
+      max_new_tokens=max_tokens,
+      batch_size=batch_size,
+      sampling=Sampling(temperature, top_p),
+      key=jax.random.key(seed) if temperature else None,
+      stop_strings=stop,
+    ):
+      answers[made.index] = made.text.strip()
+    return answers[0] if single else answers
+
+
+def load(
+  directory,
+  adapter=None,
+  *,
+  row: str | None = None,
+  quantize: str = 'none',
+  dtype: str = 'bfloat16',
+  template: str = 'alpaca',
+) -> Assistant:
+  """The model of a Hugging Face directory, or of a row of a fine-tuning workdir.
+
+  adapter: a PEFT directory. quantize: 'int8' or 'nf4' for the weights of the layers.
+  A workdir decides dtype, quantize and template itself. Raises ConfigError.
+  """
+  path = Path(directory)
+  if restore.is_tuning(path):
+    own, base, parts = restore.row(path, row)
+    return Assistant(parts, base.tokenizer, own.tuning.tune.template)
+  prompts.check_template(template)
+  if quantize not in QUANTIZED:
+    raise ConfigError(f'quantize={quantize!r} is not one of {", ".join(QUANTIZED)}')
+  config, params = pretrained.load(path, dtype=dtype)
+  tokenizer = load_tokenizer(path)
+  if adapter is not None:
+    digest = base_lib.digest(path)
+    parts = adapters.attach(config, params, adapter, quantize, digest)
+  elif quantize != 'none':
+    # Adapters that add nothing: the weights are quantised beside them.
+    still = LoraConfig(rank=1)
+    parts = lora.adapt(config, params, still, quantize, jax.random.key(0))
+  else:
+    parts = lora.adapt(config, params, LoraConfig(), 'none', jax.random.key(0))
+  return Assistant(parts, tokenizer, template)
