@@ -101,13 +101,15 @@ class RowRun:
         self.plan.rows, self.plan.sources, self.base.tokenizer, self.plan.settings
       )
       iterator = iter(batches)
-      first = 0
+      first, seen = 0, _Sums()
       if restored is not None:
         first, state = restored
-        iterator.set_state(saver.notes(first)['data'])
+        notes = saver.notes(first)
+        iterator.set_state(notes['data'])
+        seen.held = notes['sums']
       self._cut_log(first)
       closing.callback(getattr(iterator, 'close', lambda: None))
-      state = self._train(parts, state, iterator, first, saver)
+      state = self._train(parts, state, iterator, first, saver, seen)
       if state is None:
         return None
     return parts._replace(trained=state['trained'])
@@ -121,13 +123,12 @@ class RowRun:
       state = jax.device_put(state, placement.place(self.mesh, state))
     return parts, state
 
-  def _train(self, parts: Parts, state, iterator, first: int, saver: Checkpointer):
+  def _train(self, parts: Parts, state, iterator, first, saver: Checkpointer, seen):
     t, on_batch = self.tuning.tune, placement.batch(self.mesh)
     step = jax.jit(
       lambda state, frozen, batch: self.tune.step(parts, state, frozen, batch),
       donate_argnums=0,
     )
-    seen = _Sums()
     for n in range(first + 1, self.steps + 1):
       batch = jax.device_put(next(iterator), on_batch)
       state, sums = step(state, parts.frozen, batch)
@@ -137,7 +138,8 @@ class RowRun:
       stopping = self.stop is not None and self.stop.number
       if n % t.save_every == 0 or n == self.steps or stopping:
         # The iterator may run ahead of what was trained on, its state does not.
-        saver.save(n, state, notes={'data': iterator.get_state()})
+        notes = {'data': iterator.get_state(), 'sums': seen.fetched()}
+        saver.save(n, state, notes=notes)
       if stopping and n < self.steps:
         return None
     saver.wait()
@@ -176,9 +178,14 @@ class _Sums:
     """One step's (loss sum, weight sum), still on the device."""
     self.held.append(sums)
 
+  def fetched(self) -> list[list[float]]:
+    """What is held, as numbers."""
+    self.held = [[float(v) for v in sums] for sums in self.held]
+    return list(self.held)
+
   def take(self) -> tuple[float, int, float]:
     """(mean loss, tokens, seconds) since the last call."""
-    total = np.sum([[float(v) for v in sums] for sums in self.held], axis=0)
+    total = np.sum(self.fetched(), axis=0)
     now = time.perf_counter()
     seconds, self.began, self.held = now - self.began, now, []
     return float(total[0] / max(total[1], 1.0)), int(total[1]), seconds

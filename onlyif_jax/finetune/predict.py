@@ -54,9 +54,8 @@ class Memory:
 
 def memory(tuning: Tuning, config: DecoderConfig) -> Memory:
   """The estimate for one device of the run's mesh."""
-  parts = lora.shapes(config, tuning.lora, tuning.base.quantize, tuning.base.dtype)
   d, t = tuning.devices, tuning.tune
-  frozen, trained = (_bytes(tree, d) for tree in (parts.frozen, parts.trained))
+  frozen, trained = _stored(tuning, config, lambda tree: _bytes(tree, d))
   rows = t.batch_size // (d.data * d.fsdp * t.micro_batches)
   places = rows * t.length
   item = jnp.dtype(config.compute_dtype).itemsize
@@ -79,6 +78,21 @@ def memory(tuning: Tuning, config: DecoderConfig) -> Memory:
   passing = max(2 * logits, again + inside + scores + weight)
   moments = 4 if tuning.optim.name == 'adamw' else 3
   return Memory(frozen, moments * trained, round(kept), round(passing))
+
+
+def _stored(tuning: Tuning, config: DecoderConfig, measure) -> tuple[int, int]:
+  """A measure of the frozen and of the trained weights.
+
+  Layers are alike: two small models tell of all, where tracing a large one takes
+  minutes.
+  """
+  found = []
+  for layers in (1, 2):
+    small = dataclasses.replace(config, layers=layers)
+    parts = lora.shapes(small, tuning.lora, tuning.base.quantize, tuning.base.dtype)
+    found.append([measure(tree) for tree in (parts.frozen, parts.trained)])
+  one, two = found
+  return tuple(a + (config.layers - 1) * (b - a) for a, b in zip(one, two, strict=True))
 
 
 def _bytes(tree: Any, devices: DevicesConfig) -> int:
@@ -136,8 +150,8 @@ def show(tuning: Tuning, console: Console | None = None) -> Memory:
   config = decoder(tuning)
   found, rows = memory(tuning, config), rows_lib.rows(tuning)
   count = sum(leaf.size for leaf in jax.tree.leaves(llama.shapes(config)))
-  parts = lora.shapes(config, tuning.lora, tuning.base.quantize, tuning.base.dtype)
-  trained = sum(leaf.size for leaf in jax.tree.leaves(parts.trained))
+  sizes = _stored(tuning, config, lambda t: sum(x.size for x in jax.tree.leaves(t)))
+  trained = sizes[1]
   shape = f'{tuning.devices.data} x {tuning.devices.fsdp} x {tuning.devices.tensor}'
   lines = [
     ('rows', f'{len(rows)}: {", ".join(r.name for r in rows[:4])}'),

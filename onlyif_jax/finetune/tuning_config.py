@@ -107,8 +107,8 @@ def check(c: Tuning) -> None:
     raise ConfigError(f'optim.warmup={c.optim.warmup} is not a share in [0, 1)')
   if isinstance(c, SymbolicTuning):
     _check_instructions(c)
-  elif c.seeds < 1:
-    raise ConfigError(f'seeds={c.seeds} is below 1')
+  elif min(c.seeds, c.thousand) < 1:
+    raise ConfigError(f'seeds={c.seeds} or thousand={c.thousand} is below 1')
 
 
 def _check_instructions(c: SymbolicTuning) -> None:

@@ -1,0 +1,314 @@
+"""Whole fine-tuning runs at toy size: files, resume, answers, errors, prediction."""
+
+import contextlib
+import dataclasses
+import functools
+import json
+import re
+
+import jax
+import numpy as np
+import pytest
+
+from onlyif_jax import assistant
+from onlyif_jax.analysis import tuned
+from onlyif_jax.config import ConfigError
+from onlyif_jax.corpora.rows import Turn
+from onlyif_jax.evals.mistakes import Mistake
+from onlyif_jax.finetune import (
+  answers,
+  predict,
+  restore,
+  run,
+  symbolic,
+  tuning_config,
+)
+from onlyif_jax.finetune import rows as rows_lib
+from onlyif_jax.finetune.symbolic import Question
+from onlyif_jax.models import llama, lora
+from onlyif_jax.training.tuning import TuneStep
+from onlyif_jax.tuning_settings import (
+  BaseConfig,
+  LoraConfig,
+  SymbolicTuning,
+  TuneConfig,
+)
+
+
+def config(**changes):
+  """A toy run as a ConfigDict: two numbers of rules, one decoder layer."""
+  c = tuning_config.symbolic_config('cipher')
+  with c.unlocked():
+    c.task.update(alphabet=11, noops=True, shifts=(1, 3), input_length=7)
+  c.base.dtype = c.base.compute_dtype = 'float32'
+  c.base.remat = False
+  c.scratch.update(layers=1, width=16, heads=2, kv_heads=1, hidden=20)
+  c.scratch.update(steps=3, examples=50, instructions=13, task='rewrite')
+  c.scratch.prompt = '{input} {lhs} {rhs} 0'
+  c.lora.rank = 2
+  c.tune.update(template='plain', packing='none', length=31, batch_size=8, epochs=2)
+  c.tune.update(save_every=4, log_every=3)
+  c.instructions.update(
+    examples=46, counts=(3, 7), prompt='{input} {lhs} {rhs} {shift}'
+  )
+  c.answers.update(examples=9, batch_size=9, max_tokens=9)
+  for name, value in changes.items():
+    section, field = name.split('__')
+    setattr(c[section], field, value)
+  return c
+
+
+@functools.cache
+def frozen(**changes):
+  return tuning_config.freeze(config(**changes))
+
+
+class StopAfter:
+  """A signal that comes after so many looks at it."""
+
+  def __init__(self, looks):
+    self.looks = looks
+
+  @property
+  def number(self):
+    self.looks -= 1
+    return 15 if self.looks < 0 else 0
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+  """A finished run."""
+  path = tmp_path_factory.mktemp('runs') / 'whole'
+  assert run.TuningRun(frozen(), path).train()
+  return path
+
+
+FILES = ('results.csv', 'anatomy.csv', 'metrics.jsonl', 'wrong.jsonl', 'splits.json')
+
+
+def test_a_run_leaves_its_files_and_says_when_it_is_done(whole, capsys):
+  for name in (*FILES, 'config.json', 'provenance.json', 'ledger.jsonl'):
+    assert (whole / name).stat().st_size, name
+  assert run.TuningRun(frozen(), whole).train()
+  assert 'already done: the results of all 2 rows' in capsys.readouterr().out
+  shown = tuned.write(whole)
+  assert {r.row for r in shown.results} == {'zero-shot', 'I3', 'I7'}
+  grid = tuned.grid(shown)
+  assert [row[0] for row in grid.rows] == ['zero-shot', 'I3', 'I7']
+  assert (whole / 'figure.png').exists()
+  lines = (whole / 'metrics.jsonl').read_text().splitlines()
+  steps = [json.loads(line) for line in lines]
+  # 46 examples twice, 8 a step: 12 steps, logged every third.
+  assert [m['step'] for m in steps] == [3, 6, 9, 12] * 2
+
+
+def test_a_stopped_run_goes_on_to_the_same_bytes(whole, tmp_path):
+  path = tmp_path / 'again'
+  looks = 0
+  while not run.TuningRun(frozen(), path, StopAfter(5)).train():
+    looks += 1
+    assert looks < 12
+  assert looks >= 2, 'it was never stopped'
+  for name in FILES:
+    assert (path / name).read_bytes() == (whole / name).read_bytes(), name
+  for row in ('I3-s0', 'I7-s0'):
+    a, b = (restore.row(p, row)[2].trained for p in (whole, path))
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_more_counts_extend_a_run_and_another_config_is_refused(whole, tmp_path):
+  more = run.TuningRun(frozen(instructions__counts=(5,)), whole)
+  assert [r.instructions for r in more.rows] == [3, 5, 7]
+  with pytest.raises(ConfigError, match=r'lora\.rank: 2 there, 3 now'):
+    run.TuningRun(frozen(lora__rank=3), whole)
+
+
+def test_examples_are_those_of_the_task_and_certified():
+  c = frozen()
+  row = rows_lib.rows(c)[1]
+  made = symbolic.examples(c, row)
+  assert len(made.train) == 46
+  assert sum(q.slices['noop'] for q in made.train) == round(0.4 * 46)
+  rules = {split: set() for split in ('train', 'seen', 'unseen')}
+  for split, questions in {'train': made.train, **made.questions}.items():
+    for q in questions:
+      z, x, y, s = q.turns[0].text.split(' ')
+      letters = ''.join(chr(97 + (ord(c) - 97 + int(s)) % 11) for c in y)
+      assert q.expected == z.replace(x, letters, 1)
+      if split in rules:
+        rules[split].add((x, y, s))
+  assert rules['seen'] <= rules['train']
+  strings = {part for x, y, _ in rules['train'] for part in (x, y)}
+  assert not strings & {part for x, y, _ in rules['unseen'] for part in (x, y)}
+  assert len(rules['train']) == 7
+  symbolic.certificates(c, row)
+
+
+def test_the_base_meets_training_rules_of_the_plain_task_alone():
+  c = frozen()
+  made = symbolic.examples(c, rows_lib.rows(c)[1])
+  tested = {p for q in made.questions['unseen'] for p in q.turns[0].text.split()[1:3]}
+  for row in symbolic.base_rows(c, 50):
+    z, x, y, s = row.turns[0].text.split(' ')
+    assert s == '0'
+    assert row.turns[1].text == z.replace(x, y, 1)
+    assert not {x, y} & tested
+
+
+def test_rows_are_counts_subsets_and_seeds():
+  c = frozen(instructions__subsets=('all', 'half', 'skewed:0.2'), instructions__seeds=2)
+  names = [row.name for row in rows_lib.rows(c)]
+  one = ['I3-s0', 'I7-s0', 'I7-half-s0', 'I7-skewed0.2-s0']
+  assert names == one + [name.replace('s0', 's1') for name in one]
+  half = symbolic.run_config(c, rows_lib.rows(c)[2])
+  skewed = symbolic.run_config(c, rows_lib.rows(c)[3])
+  assert (half.data.examples, half.data.alpha) == (23, 0.0)
+  assert (skewed.data.examples, skewed.data.alpha) == (23, 0.2)
+
+
+def test_answers_are_judged_by_classes_and_halves():
+  def question(z, expected, noop):
+    fields = {'input': z, 'lhs': 'ab', 'rhs': 'cd', 'shift': '1'}
+    return Question((Turn('user', ''),), expected, fields, {'noop': noop})
+
+  asked = [
+    question('xabx', 'xdex', 0),
+    question('xabx', 'xdex', 0),
+    question('xxxx', 'xxxx', 1),
+    question('yabx', 'ydex', 0),
+  ]
+  got = [' xdex', 'xabx', 'xxxx', 'ycdx']
+  judged = answers.judge('unseen', asked, got, np.array([True] * 4), noops=True)
+  kinds = [Mistake(k) for k in judged.kinds]
+  assert kinds == [Mistake.RIGHT, Mistake.FALSE_NO_OP, Mistake.RIGHT, Mistake.WRONG_Y]
+  found = {
+    (r['slice'], r['metric']): (r['sum'], r['count']) for r in answers.results(judged)
+  }
+  assert found['all', 'exact_match'] == (2, 4)
+  assert found['noop=0', 'exact_match'] == (1, 3)
+  assert found['noop=1', 'exact_match'] == (1, 1)
+  classes = {r['class']: r['count'] for r in answers.anatomy(judged)}
+  assert sum(classes.values()) == 4
+  assert classes['wrong_y'] == 1
+  trained = answers.trained_rules([question('abz', 'dez', 0)])
+  told = answers.judge('unseen', asked[3:], ['ydex'], np.array([False]), noops=True)
+  assert Mistake(told.kinds[0]) == Mistake.MALFORMED  # it never ended
+  seen = answers.judge(
+    'unseen',
+    [question('zabz', 'zffz', 0)],
+    ['zdez'],
+    np.array([True]),
+    noops=True,
+    trained=trained,
+  )
+  assert Mistake(seen.kinds[0]) == Mistake.TRAINING_Y
+
+
+def test_algebra_answers_of_equal_value_count_apart():
+  fields = {'input': '(x+y)', 'lhs': 'A', 'rhs': 'A'}
+  asked = [Question((Turn('user', ''),), '(y*x)', fields, {})]
+  judged = answers.judge('unseen', asked, ['(x*y)'], np.array([True]), noops=False)
+  found = {r['metric']: r['sum'] for r in answers.results(judged, symbolically=True)}
+  assert found == {'exact_match': 0, 'symbolic_match': 1, 'domain_error': 0}
+
+
+def test_a_fine_tuned_row_answers_from_python_and_as_directories(whole, tmp_path):
+  model = assistant.load(whole, row='I7-s0')
+  asked = ['abcdefg cde abc 1', 'aaaaaaa bcd efg 3']
+  both = model.ask(asked, max_tokens=5)
+  assert model.ask(asked[1], max_tokens=5) == both[1]
+  restore.export(whole, 'peft', tmp_path / 'peft', 'I7-s0')
+  restore.export(whole, 'hf', tmp_path / 'hf', 'I7-s0')
+  how = {'dtype': 'float32', 'template': 'plain'}
+  attached = assistant.load(whole / 'base', tmp_path / 'peft', **how)
+  merged = assistant.load(tmp_path / 'hf', **how)
+  assert attached.ask(asked, max_tokens=5) == both
+  assert merged.ask(asked, max_tokens=5) == both
+  with pytest.raises(ConfigError, match='rows: I3-s0, I7-s0'):
+    restore.row(whole, 'I8-s0')
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'tune__template': 'alpaka'}, r"tune\.template='alpaka' is not one of"),
+    ({'tune__batch_size': 7, 'devices__data': 2}, r'tune\.batch_size=7'),
+    ({'instructions__counts': (50,)}, r'instructions\.counts'),
+    ({'instructions__subsets': ('most',)}, r'instructions\.subsets'),
+    ({'answers__max_tokens': 0}, r'answers\.max_tokens=0 is below 1'),
+    ({'scratch__heads': 3}, r'scratch\.width'),
+  ],
+)
+def test_settings_that_cannot_work_are_refused(changes, message):
+  with pytest.raises(ConfigError, match=message):
+    tuning_config.freeze(config(**changes))
+
+
+def test_prompts_without_input_or_with_unknown_fields_are_refused(tmp_path):
+  with pytest.raises(ConfigError, match=r'has no \{input\}'):
+    run.TuningRun(frozen(instructions__prompt='{lhs}'), tmp_path)
+  bad = frozen(instructions__prompt='{input} {left}')
+  with pytest.raises(ConfigError, match='must have no fields but'):
+    symbolic.examples(bad, rows_lib.rows(bad)[0])
+
+
+# The prediction of --dry_run.
+
+
+@contextlib.contextmanager
+def optimised():
+  jax.config.update('jax_disable_most_optimizations', False)
+  yield
+  jax.config.update('jax_disable_most_optimizations', True)
+
+
+@pytest.mark.parametrize(('rank', 'quantize'), [(0, 'none'), (8, 'int8')])
+def test_predicted_memory_is_within_15_percent_of_the_compilers(rank, quantize):
+  c = llama.DecoderConfig(1_000, 256, 2, 256, 704, 8, 8, 32)
+  tuning = SymbolicTuning(
+    base=BaseConfig(
+      dtype='float32', compute_dtype='float32', quantize=quantize, remat=False
+    ),
+    lora=LoraConfig(rank=rank),
+    tune=TuneConfig(batch_size=4, length=256),
+  )
+  parts = lora.shapes(c, tuning.lora, quantize, 'float32')
+  step = TuneStep(tuning.optim, 10)
+  kinds = {'tokens': 'int32', 'weights': 'float32'}
+  kinds |= {'segments': 'int32', 'positions': 'int32'}
+  batch = {k: jax.ShapeDtypeStruct((4, 256), kind) for k, kind in kinds.items()}
+  program = jax.jit(lambda s, f, b: step.step(parts, s, f, b), donate_argnums=0)
+  state = jax.eval_shape(step.init, parts.trained)
+  with optimised():  # as users compile it
+    told = program.lower(state, parts.frozen, batch).compile().memory_analysis()
+  really = told.argument_size_in_bytes + told.temp_size_in_bytes
+  really += told.output_size_in_bytes - told.alias_size_in_bytes
+  assert abs(predict.memory(tuning, c).total / really - 1) < 0.15
+
+
+def test_llama_2_with_int8_and_lora_fits_48_gb():
+  from published_configs import PUBLISHED
+
+  from onlyif_jax.models import pretrained_config
+
+  config_7b = pretrained_config.parse(PUBLISHED['Llama-2-7b-hf'][0], 'test')
+  config_7b = dataclasses.replace(config_7b, compute_dtype='bfloat16', remat=True)
+  tuning = SymbolicTuning(
+    base=BaseConfig(quantize='int8'),
+    lora=LoraConfig(rank=512, alpha=1024.0),
+    tune=TuneConfig(batch_size=4, length=768),
+  )
+  found = predict.memory(tuning, config_7b)
+  assert 6e9 < found.frozen < 8e9  # a byte for each weight of the layers
+  assert found.total < 48e9
+  two = dataclasses.replace(tuning.devices, fsdp=2)
+  halves = predict.memory(dataclasses.replace(tuning, devices=two), config_7b)
+  assert halves.frozen < 0.55 * found.frozen
+
+
+def test_dry_run_prints_rows_memory_and_time(capsys):
+  predict.show(frozen())
+  out = capsys.readouterr().out
+  for word in ('I3-s0', 'total on one device', 'time on one A40'):
+    assert word in out
+  assert re.search(r'trained +[\d,]+ weights', out)
