@@ -188,7 +188,8 @@ def _ridge(axes, cells: Sequence[Cell]):
       ridge.append((t.i_50.value, each))
   if ridge:
     label = 'I$_{50}$ along equal ' + ('S' if same == 'each' else 'N')
-    look = {'c': RED, 'mec': 'white', 'ms': 7, 'lw': 2, 'zorder': 5}
+    # Hollow: the number of a cell may stand behind it.
+    look = {'c': RED, 'mfc': 'none', 'mew': 2, 'ms': 22, 'lw': 2, 'zorder': 5}
     axes.plot(*zip(*ridge, strict=True), 'D-', label=label, **look)
 
 
