@@ -32,8 +32,17 @@ _OUT = flags.DEFINE_string('out', None, 'A file for everything as JSON.')
 def main(argv) -> int:
   """Prints a table, and writes JSON where --out says."""
   del argv
-  run_config = config.freeze(_CONFIG.value)
   logging.set_verbosity(logging.WARNING)
+  if 'tune' in _CONFIG.value:
+    if _PEERS.value or _MODES.value:
+      raise config.ConfigError('--peers and --modes are for sweeps from scratch')
+    from onlyif_jax import benchmark_tuning
+    from onlyif_jax.finetune import tuning_config
+
+    tuning = tuning_config.freeze(_CONFIG.value)
+    benchmark_tuning.run(tuning, seconds=_SECONDS.value, out=_OUT.value)
+    return 0
+  run_config = config.freeze(_CONFIG.value)
   if _PEERS.value:
     benchmark_torch.check()
     # Both sides share the memory of a GPU.

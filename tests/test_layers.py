@@ -45,9 +45,21 @@ LAYERS = [
     'mixing',
     'finetune',
     'assistant',
+    'benchmark_tuning',
+    'benchmarking',
   ],
   ['cli'],
-  ['main', 'evaluate', 'report', 'fit', 'export', 'check', 'bench', 'mixture'],
+  [
+    'main',
+    'evaluate',
+    'report',
+    'fit',
+    'export',
+    'check',
+    'bench',
+    'mixture',
+    'benchmarks',
+  ],
 ]
 LEVEL = {name: n for n, names in enumerate(LAYERS) for name in names}
 FILES = [p for p in sorted(ROOT.rglob('*.py')) if p.name != '__init__.py']

@@ -189,7 +189,7 @@ def _ridge(axes, cells: Sequence[Cell]):
   if ridge:
     label = 'I$_{50}$ along equal ' + ('S' if same == 'each' else 'N')
     # Hollow: the number of a cell may stand behind it.
-    look = {'c': RED, 'mfc': 'none', 'mew': 2, 'ms': 22, 'lw': 2, 'zorder': 5}
+    look = {'c': RED, 'mfc': 'none', 'mew': 1.5, 'ms': 14, 'lw': 2, 'zorder': 5}
     axes.plot(*zip(*ridge, strict=True), 'D-', label=label, **look)
 
 

@@ -166,8 +166,9 @@ def show(tuning: Tuning, console: Console | None = None) -> Memory:
   work = flops(tuning, config, tokens)
   lines.append(('tokens of the first row', f'at most {tokens:,}'))
   for name, peak in DEVICES.items():
-    hours = work / (peak * 1e12 * REACHED) / 3600
-    lines.append((f'time on one {name}', f'{hours:.1f} h at {REACHED:.0%} of its peak'))
+    seconds = work / (peak * 1e12 * REACHED)
+    text = f'{seconds / 3600:.1f} h' if seconds > 360 else f'{seconds:.1f} s'
+    lines.append((f'time on one {name}', f'{text} at {REACHED:.0%} of its peak'))
   grid = table.Grid('What the run needs', ('', 'estimate'), tuple(lines))
   table.show_grids([grid], console)
   return found

@@ -1,0 +1,123 @@
+"""What `bench` measures of a fine-tuning config: training and generation, tokens/s.
+
+The model has the run's shapes, precision and adapters and random weights: nothing is
+loaded, so a published config.json is enough.
+"""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+
+from onlyif_jax import benchmark
+from onlyif_jax.analysis import table
+from onlyif_jax.finetune import predict
+from onlyif_jax.finetune.tuning_config import Tuning
+from onlyif_jax.models import llama, lora
+from onlyif_jax.models.generate import generate
+from onlyif_jax.training import placement
+from onlyif_jax.training.tuning import TuneStep
+
+
+def run(
+  tuning: Tuning, *, seconds: float, out: str | os.PathLike | None = None
+) -> dict[str, Any]:
+  """Measures, prints a table, writes JSON to `out`; returns what it writes.
+
+  seconds: of each measurement.
+  """
+  config = predict.decoder(tuning)
+  mesh = placement.make_mesh(tuning.devices)
+  params = llama.init(config, jax.random.key(0))
+  parts = lora.adapt(
+    config, params, tuning.lora, tuning.base.quantize, jax.random.key(1)
+  )
+  report: dict[str, Any] = {'machine': benchmark.machine()}
+  report['generation'] = _generation(tuning, parts, config.vocab_size, seconds)
+  # Last: its first step takes the adapters' memory.
+  report['training'] = _training(tuning, parts, config.vocab_size, mesh, seconds)
+  report['predicted_bytes'] = predict.memory(tuning, config).total
+  lines = [
+    (f'{what}: {name.replace("_", " ")}', f'{value:,.1f}')
+    for what in ('training', 'generation')
+    for name, value in report[what].items()
+  ]
+  table.show_grids(
+    [table.Grid('Fine-tuning', ('', 'measured'), tuple(lines))], Console()
+  )
+  if out is not None:
+    Path(out).write_text(json.dumps(report, indent=2) + '\n')
+  return report
+
+
+def _training(tuning, parts, vocabulary, mesh, seconds) -> dict[str, float]:
+  """Whole lines, every token counted."""
+  t, rng = tuning.tune, np.random.default_rng(0)
+  shape = (t.batch_size, t.length)
+  batch = {
+    'tokens': rng.integers(0, vocabulary, shape).astype(np.int32),
+    'weights': np.ones(shape, np.float32),
+    'segments': np.ones(shape, np.int32),
+    'positions': np.tile(np.arange(t.length, dtype=np.int32), (t.batch_size, 1)),
+  }
+  tune = TuneStep(tuning.optim, 10**6, t.micro_batches)
+  state, frozen = tune.init(parts.trained), parts.frozen
+  state = jax.device_put(state, placement.place(mesh, state))
+  frozen = jax.device_put(frozen, placement.place(mesh, frozen))
+  batch = jax.device_put(batch, placement.batch(mesh))
+  step = jax.jit(
+    lambda state, frozen, batch: tune.step(parts, state, frozen, batch),
+    donate_argnums=0,
+  )
+  began = time.perf_counter()
+  state, sums = step(state, frozen, batch)
+  jax.block_until_ready(sums)
+  compiled, steps = time.perf_counter() - began, 0
+  began = time.perf_counter()
+  while time.perf_counter() - began < seconds:
+    state, sums = step(state, frozen, batch)
+    jax.block_until_ready(sums)
+    steps += 1
+  took = time.perf_counter() - began
+  return {
+    'first_step_seconds': compiled,
+    'step_seconds': took / steps,
+    'tokens_per_second': steps * t.batch_size * t.length / took,
+  }
+
+
+def _generation(tuning, parts, vocabulary, seconds) -> dict[str, float]:
+  """Prompts of half a line, answers of answers.max_tokens tokens, none ending early."""
+  a, rng = tuning.answers, np.random.default_rng(1)
+  length = max(1, tuning.tune.length // 2)
+  prompts = rng.integers(0, vocabulary, (a.batch_size, length)).tolist()
+
+  def answer() -> int:
+    made = generate(
+      parts.graphdef,
+      parts.weights(),
+      None,
+      prompts,
+      max_new_tokens=a.max_tokens,
+      batch_size=a.batch_size,
+      stop_ids=(),
+    )
+    return sum(len(one.tokens) for one in made)
+
+  began = time.perf_counter()
+  answer()
+  compiled, tokens = time.perf_counter() - began, 0
+  began = time.perf_counter()
+  while time.perf_counter() - began < seconds:
+    tokens += answer()
+  took = time.perf_counter() - began
+  return {
+    'first_batch_seconds': compiled,
+    'new_tokens_per_second': tokens / took,
+    'prompt_tokens': float(length),
+  }
