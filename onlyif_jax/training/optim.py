@@ -54,11 +54,12 @@ def is_matrix(params):
 
 
 def muon_matrices(params):
-  """Muon's leaves: the kernels inside the blocks; the rest goes to Adam."""
+  """Muon's leaves: the kernels inside the layers; the rest goes to Adam."""
 
   def choose(path, leaf):
     names = [str(getattr(k, 'key', k)) for k in path]
-    inner = 'blocks' in names and names[-1] == 'kernel' and leaf.ndim == 2
+    inside = 'blocks' in names or 'layers' in names
+    inner = inside and names[-1] == 'kernel' and leaf.ndim == 2
     return optax.contrib.MuonDimensionNumbers() if inner else None
 
   return jax.tree_util.tree_map_with_path(choose, params)
