@@ -144,3 +144,4 @@ class MixtureTuning(_Tuning):
 
   mixture: Any = None  # corpora.mixture_settings.MixtureSettings
   seeds: int = 1
+  thousand: int = 1_000  # rows that stand for a thousand of the papers' tables

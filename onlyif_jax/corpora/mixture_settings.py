@@ -176,6 +176,21 @@ def largest_remainder(
   return out
 
 
+def of_thousands(names: Iterable[str], thousands: str, thousand: int = 1000) -> str:
+  """A row of a paper's table as one of `rows`: thousands of each source, in order.
+
+  thousand: rows that stand for a thousand; fractions go by largest remainder.
+
+  >>> of_thousands(('oss', 'alpaca', 'cot'), '67.5/3.25/3.25')
+  'oss=67500,alpaca=3250,cot=3250'
+  >>> of_thousands(('oss', 'alpaca', 'cot'), '67.5/3.25/3.25', 2)
+  'oss=135,alpaca=7,cot=6'
+  """
+  parts = dict(zip(names, map(Fraction, thousands.split('/')), strict=True))
+  counts = largest_remainder(int(thousand * sum(parts.values())), parts)
+  return ','.join(f'{name}={count}' for name, count in counts.items() if count)
+
+
 def hint(word: str, options: Iterable[str]) -> str:
   """'. Did you mean X?' where an option is near to a word."""
   close = difflib.get_close_matches(word, list(options), n=1)

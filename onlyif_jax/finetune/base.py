@@ -7,7 +7,7 @@ back as any other: with a downloaded directory nothing but the path changes.
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from onlyif_jax import keys
 from onlyif_jax.config import ConfigError, OptimConfig
-from onlyif_jax.corpora import batching
+from onlyif_jax.corpora import batching, prompts
 from onlyif_jax.corpora.rows import Row
 from onlyif_jax.corpora.tokenizer import Tokenizer, load_tokenizer
 from onlyif_jax.finetune.tuning_config import Tuning
@@ -86,7 +86,7 @@ def make(tuning: Tuning, rows: Sequence[Row], directory: Path) -> None:
   """Trains a small decoder on rows and writes it with a tokenizer of their text."""
   s = tuning.scratch
   with hf.new_directory(directory) as folder:
-    _write_tokenizer([t.text for row in rows for t in row.turns], s.vocabulary, folder)
+    _write_tokenizer(list(_texts(tuning, rows)), s.vocabulary, folder)
     tokenizer = load_tokenizer(folder)
     config = DecoderConfig(
       vocab_size=tokenizer.size,
@@ -106,6 +106,14 @@ def make(tuning: Tuning, rows: Sequence[Row], directory: Path) -> None:
     for file in (folder / 'model').iterdir():
       file.rename(folder / file.name)
     (folder / 'model').rmdir()
+
+
+def _texts(tuning: Tuning, rows: Sequence[Row]) -> Iterator[str]:
+  """The rows' texts, with what the template puts around them."""
+  name = tuning.tune.template
+  for row in rows:
+    own = row.turns if name == prompts.CHAT else prompts.pieces(name, row.turns)
+    yield from (part.text for part in own)
 
 
 def _pretrained(tuning: Tuning, config, params, rows, tokenizer):
@@ -143,7 +151,12 @@ def _write_tokenizer(texts, vocabulary: int, folder: Path) -> None:
       "a tokenizer needs transformers: pip install 'onlyif_jax[llm]'"
     ) from None
   own = tokenizers.Tokenizer(tokenizers.models.BPE())
-  own.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+  # A line's end is a token of its own: an answer that is begun for the model, up to
+  # such an end, has the tokens that it has in training.
+  split = tokenizers.pre_tokenizers
+  own.pre_tokenizer = split.Sequence(
+    [split.Split('\n', 'isolated'), split.ByteLevel(add_prefix_space=False)]
+  )
   own.decoder = tokenizers.decoders.ByteLevel()
   trainer = tokenizers.trainers.BpeTrainer(
     vocab_size=vocabulary,
