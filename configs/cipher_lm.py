@@ -53,7 +53,7 @@ def get_config(arg=None):
     c.task.x_min = c.task.x_max = c.task.y_min = c.task.y_max = 6
     c.task.input_length = 20
     c.tune.template, c.tune.length, c.tune.batch_size = 'alpaca', 768, 64
-    c.tune.packing, c.tune.epochs = 'none', 3
+    c.tune.packing, c.tune.epochs, c.tune.micro_batches = 'none', 3, 16
     c.instructions.counts = (10, 30, 100, 300, 1_000, 3_000, 9_000)
     c.instructions.subsets = ('all', 'half', 'skewed:0.2')
     c.instructions.prompt = (

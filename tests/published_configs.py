@@ -1,7 +1,7 @@
 """config.json of the four published models, and their numbers of parameters.
 
-Written out from the published directories; the counts are those of their model
-cards (6.74, 7.25, 6.74 and 7.25 billion) to the last one.
+Written down without the directories at hand; the counts agree with their model cards
+(6.74, 7.25, 6.74 and 7.25 billion).
 """
 
 COMMON = {
