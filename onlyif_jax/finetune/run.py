@@ -10,6 +10,7 @@ import csv
 import dataclasses
 import io
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,8 @@ class TuningRun:
     where = self.tuning.base.directory
     directory = Path(where) if where else self.workdir.file(BASE)
     if not where and not directory.exists():
+      steps = self.tuning.scratch.steps
+      print(f'making a small base on the spot, {steps:,} steps', file=sys.stderr)
       base_lib.make(self.tuning, self._base_rows(), directory)
     return base_lib.load(self.tuning, directory, self.mesh)
 

@@ -1,0 +1,363 @@
+"""A model on benchmarks: prompts, samples, results, resuming, errors."""
+
+import functools
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import decoders
+import numpy as np
+import pytest
+import yaml
+from test_code import DATA, RIGHT, WRONG
+from test_harness import config
+from test_sandbox import sandboxed
+
+from onlyif_jax import benchmarking
+from onlyif_jax.benchmarking import Settings
+from onlyif_jax.config import ConfigError
+from onlyif_jax.corpora.tokenizer import load_tokenizer
+from onlyif_jax.evals import code_answers, harness, ifeval, problems, protocols, sandbox
+from onlyif_jax.evals.answering import Answer, Answerer
+from onlyif_jax.models import pretrained
+
+ROOT = Path(__file__).resolve().parents[1]
+TOKENIZER = Path(__file__).parent / 'data' / 'tokenizer'
+NEW = 5
+
+
+@functools.cache
+def model():
+  """A random model in a directory of its own, with the tests' tokenizer."""
+  folder = Path(tempfile.mkdtemp(prefix='onlyif_jax_benchmarks_')) / 'toy'
+  pretrained.save(folder, config(), decoders.params(config()))
+  for file in TOKENIZER.iterdir():
+    shutil.copy(file, folder)
+  return folder
+
+
+def settings(out, *benchmarks, **more):
+  kept = {'protocol': 'papers-code', 'data': DATA, 'dtype': 'float32', 'batch_size': 4}
+  return Settings(model(), Path(out), benchmarks, **(kept | more))
+
+
+@pytest.fixture
+def short(monkeypatch):
+  """Protocols as they are, but for answers of a few tokens."""
+  text = (Path(protocols.__file__).with_name('protocols.yaml')).read_text()
+  content = yaml.safe_load(text)
+  for protocol in content['protocols'].values():
+    for benchmark in protocol['benchmarks'].values():
+      if 'decoding' in benchmark:
+        benchmark['decoding']['max_new_tokens'] = NEW
+  made = protocols.parse(content)
+  monkeypatch.setattr(protocols, 'load', lambda: made)
+
+
+def canned(monkeypatch, write):
+  """Models answer with write(the text that they are asked with)."""
+
+  def continuations(self, prompts, how):
+    return [Answer([], write(self.tokenizer.decode(ids))) for ids in prompts]
+
+  monkeypatch.setattr(Answerer, 'continuations', continuations)
+
+
+ASKED = {  # how the prompt of the file's first problem ends
+  ('papers-code', 'humaneval'): '@@ Response\n```python\n{prompt}\n',
+  (
+    'papers-code',
+    'mbpp',
+  ): 'Enclose your solution in ```python and ```\n\n@@ Response\n```python\n',
+  (
+    'eurus-2024-09',
+    'humaneval',
+  ): '{prompt}```\n<|end|>\n<|assistant|>\n ```python\ndef',
+  ('eurus-2024-09', 'mbpp'): '<|end|>\n<|assistant|>\n```python\ndef',
+  ('harness-default', 'humaneval'): '<s>{prompt}\n',
+  ('harness-default', 'mbpp'): '{prompt}\n',
+}
+
+
+@pytest.mark.parametrize('asked', ASKED, ids='-'.join)
+def test_models_are_asked_as_the_protocol_says(asked):
+  benchmark = protocols.get(asked[0]).benchmark(asked[1])
+  (own,) = benchmarking._problem_sets(
+    settings('', protocol=asked[0]), benchmark, asked[1]
+  )
+  problem = next(iter(own.problems.values()))
+  tokenizer = load_tokenizer(TOKENIZER)
+  ids = code_answers.ask(benchmark, problem, tokenizer)
+  text = tokenizer.decode(ids)
+  prompt = problem.prompt if asked[0].startswith('eurus') else problem.prompt.strip()
+  assert text.endswith(ASKED[asked].replace('{prompt}', prompt))
+  assert ids[0] == tokenizer.bos_id
+  assert ids.count(tokenizer.bos_id) == 1
+
+
+def answer(protocol, problem, program):
+  """What a model that means this program would say."""
+  if protocol == 'eurus-2024-09':  # the answer begins behind `def`
+    return program.split('def', 1)[1] + '\n```\nThis works.'
+  if protocol == 'harness-default' and problem.dataset == 'humaneval':
+    body = program.removeprefix(problem.prompt)
+    body = body if body != program else '    ' + program.split('):')[1].strip()
+    return f'{body}\n\nprint({problem.entry_point}(2))\n'
+  if protocol == 'harness-default':
+    return f'\n{program}\n\nprint({problem.entry_point}(2))\n'
+  return f'{program}\n```\nThis works.'
+
+
+@sandboxed
+@pytest.mark.parametrize('asked', ASKED, ids='-'.join)
+def test_right_answers_pass_and_wrong_ones_fail(asked, monkeypatch, tmp_path):
+  """The first problem is answered rightly, the second wrongly."""
+  name, benchmark = asked
+  own = protocols.get(name).benchmark(benchmark)
+  (found,) = benchmarking._problem_sets(settings('', protocol=name), own, benchmark)
+  right, wrong = list(found.problems.values())[:2]
+  solution = right.solution
+  if solution.startswith('import re\n'):  # an answer behind `def` has it inside
+    solution = solution.removeprefix('import re\n').replace('\n', '\n  import re\n', 1)
+  programs = {
+    right.entry_point: RIGHT.get(right.entry_point, solution),
+    wrong.entry_point: WRONG[wrong.entry_point],
+  }
+
+  def write(text):
+    (problem,) = (p for p in (right, wrong) if p.entry_point in text)
+    return answer(name, problem, programs[problem.entry_point])
+
+  canned(monkeypatch, write)
+  more = {'protocol': name, 'limit': 2}
+  (result,) = benchmarking.run(settings(tmp_path, benchmark, **more))
+  assert result['score'] == 0.5
+  assert result['count'] == 2
+  assert 0.0 <= result['interval'][0] < 0.5 < result['interval'][1] <= 1.0
+  kinds = (
+    ['base pass@1', 'plus pass@1'] if own.scorer == 'evalplus' else ['base pass@1']
+  )
+  assert list(result['scores']) == kinds
+  assert result['metric'] == kinds[-1]
+
+
+@sandboxed
+def test_a_result_names_all_that_it_depends_on_and_is_resumed(
+  monkeypatch, tmp_path, short
+):
+  own = settings(tmp_path / 'a', 'humaneval', 'mbpp', limit=2)
+  results = benchmarking.run(own)
+  assert [r['benchmark'] for r in results] == ['humaneval', 'mbpp']
+  for result in results:
+    file = tmp_path / 'a' / f'{result["benchmark"]}.json'
+    assert json.loads(file.read_text()) == result
+    expected = {'seed': 0, 'limit': 2, 'count': 2, 'score': 0.0, 'dtype': 'float32'}
+    expected |= {'adapter_sha256': None, 'quantize': 'none', 'model': 'toy'}
+    expected |= protocols.get('papers-code').stamp()
+    assert {k: result[k] for k in expected} == expected
+    for name in ('model_sha256', 'tokenizer_sha256', 'data_sha256'):
+      assert len(result[name]) == 64
+  grid = benchmarking.table(results)
+  assert [row[:3] for row in grid.rows][1] == ('humaneval', 'plus pass@1 *', '0.0')
+  samples = tmp_path / 'a' / 'humaneval' / 'samples.jsonl'
+  assert len(samples.read_text().splitlines()) == 2
+  # Killed while it generated: half of the answers, no samples.
+  shutil.copytree(tmp_path / 'a' / 'humaneval', tmp_path / 'b' / 'humaneval')
+  (tmp_path / 'b' / 'humaneval' / 'samples.jsonl').unlink()
+  shutil.rmtree(tmp_path / 'b' / 'humaneval' / 'scores')
+  answers = tmp_path / 'b' / 'humaneval' / 'answers.jsonl'
+  answers.write_text(''.join(answers.read_text().splitlines(keepends=True)[:2]))
+  (again,) = benchmarking.run(settings(tmp_path / 'b', 'humaneval', limit=2))
+  assert again | {'provenance': 0} == results[0] | {'provenance': 0}
+  assert (tmp_path / 'b' / 'humaneval' / 'samples.jsonl').read_text() == (
+    samples.read_text()
+  )
+  # Neither generated nor executed once more.
+  monkeypatch.setattr('onlyif_jax.evals.answering.generate', None)
+  monkeypatch.setattr(sandbox, 'run_all', lambda jobs, *_: [None for _ in jobs])
+  assert benchmarking.run(own)[1]['score'] == 0.0
+  with pytest.raises(ConfigError, match='answers of another quantize'):
+    benchmarking.run(settings(tmp_path / 'a', 'mbpp', limit=2, quantize='int8'))
+
+
+def test_every_version_of_a_file_is_scored_alone(tmp_path):
+  for name in ('MbppPlus-v0.1.0.jsonl', 'MbppPlus-v0.2.0.jsonl'):
+    shutil.copy(DATA / 'mbpp_plus.jsonl', tmp_path / name)
+  shutil.copy(DATA / 'mbpp.json', tmp_path)
+  own = settings(tmp_path, data=tmp_path)
+  jobs = list(benchmarking._jobs(own, protocols.get('papers-code'), 'mbpp'))
+  names = [job.name for job in jobs]
+  assert names == ['mbpp-MbppPlus-v0.1.0', 'mbpp-MbppPlus-v0.2.0']
+
+
+def prompts_of_ifeval(folder, count=3):
+  rows = [
+    {
+      'key': n,
+      'prompt': f'Write {n} words.',
+      'instruction_id_list': ['punctuation:no_comma'] * (1 + n % 2),
+      'kwargs': [{}] * (1 + n % 2),
+    }
+    for n in range(count)
+  ]
+  (folder / 'input_data.jsonl').write_text('\n'.join(map(json.dumps, rows)))
+
+
+class Checker:
+  """Stands for the harness's checkers: no comma, in an answer or without its stars."""
+
+  @staticmethod
+  def process_results(doc, results):
+    n, strict = len(doc['instruction_id_list']), ',' not in results[0]
+    loose = strict or results[0].startswith('*')
+    both = zip(('strict', 'loose'), (strict, loose), strict=True)
+    out = {}
+    for kind, good in both:
+      out |= {f'prompt_level_{kind}_acc': good, f'inst_level_{kind}_acc': [good] * n}
+    return out
+
+
+def test_instructions_are_asked_in_the_chat_template(monkeypatch, tmp_path):
+  monkeypatch.setattr(ifeval, 'prepare', Checker)
+  prompts_of_ifeval(tmp_path)
+  texts = {'0': 'one', '1': 'one, two', '2': '*one, two'}
+  asked = []
+
+  def write(text):
+    asked.append(text)
+    return texts[text.split('Write ')[1][0]]
+
+  canned(monkeypatch, write)
+  own = settings(tmp_path / 'out', 'ifeval', protocol='eurus-2024-09', data=tmp_path)
+  (result,) = benchmarking.run(own)
+  assert asked[1] == '<s><|user|>\nWrite 1 words.<|end|>\n<|assistant|>\n'
+  values = {k: round(v['value'], 4) for k, v in result['scores'].items()}
+  assert values == dict(zip(ifeval.NUMBERS, (0.3333, 0.25, 0.6667, 0.5), strict=True))
+  assert result['score'] == result['scores'][ifeval.NUMBERS[0]]['value']
+
+
+def test_tasks_of_the_harness_get_the_settings_of_the_protocol(monkeypatch, tmp_path):
+  calls = []
+
+  def evaluate(answerer, task, **told):
+    calls.append((task, told))
+    scores = {'exact_match,flexible-extract': 0.5, 'exact_match,strict-match': 0.25}
+    if task == 'mmlu':
+      scores = {'acc,none': 0.0}
+    errors = {'exact_match,strict-match': 0.1, 'acc,none': 0.0}
+    return harness.Found(scores, errors, 7, 'd', {}, '0')
+
+  monkeypatch.setattr(harness, 'evaluate', evaluate)
+  monkeypatch.setattr(harness, 'library', lambda: None)
+  own = settings(tmp_path, 'gsm8k', 'mmlu', protocol='harness-default', limit=7)
+  gsm8k, mmlu = benchmarking.run(own)
+  assert gsm8k['metric'] == 'exact_match,strict-match'
+  assert gsm8k['interval'] == pytest.approx([0.25 - 0.196, 0.25 + 0.196])
+  assert gsm8k['scores']['exact_match,flexible-extract'] == {'value': 0.5}
+  assert mmlu['interval'] == pytest.approx([0.0, 0.354], abs=1e-3)  # not empty
+  (task, told), (other, _) = calls
+  assert (task, other) == ('gsm8k', 'mmlu')
+  assert (told['shots'], told['limit'], told['chat']) == (5, 7, False)
+  assert told['generation'] == {
+    'max_gen_toks': 256,
+    'do_sample': False,
+    'temperature': 0.0,
+    'until': ['Question:', '</s>', '<|im_end|>'],
+  }
+
+
+def test_an_interval_is_over_problems():
+  def ends(value, n):
+    """Wilson's: the shares from which the observed one is 1.96 standard errors."""
+    shares = np.linspace(0, 1, 100_001)
+    near = np.abs(shares - value) <= 1.96 * np.sqrt(shares * (1 - shares) / n)
+    return {'value': value, 'low': shares[near].min(), 'high': shares[near].max()}
+
+  for right, count in [
+    ([1, 0, 3], [1, 1, 3]),
+    ([0, 0, 0, 0, 0], [1] * 5),
+    ([2], [2]),
+    ([0, 1] * 500, [1] * 1000),
+  ]:
+    found = benchmarking.interval(np.array(right), np.array(count))
+    assert found == pytest.approx(ends(sum(right) / sum(count), len(right)), abs=2e-5)
+
+
+def test_a_quantised_model_answers_nearly_the_same():
+  pairs = [('The river', ' rises'), ('Why', ' not')]
+  found = []
+  for quantize in ('none', 'int8'):
+    answerer, told = benchmarking.load(settings('', quantize=quantize))
+    assert told['quantize'] == quantize
+    found.append([total for total, _ in answerer.loglikelihood(pairs)])
+  assert found[0] != found[1]
+  np.testing.assert_allclose(*found, atol=0.3)
+
+
+def refused(tmp_path, *benchmarks, **more):
+  with pytest.raises(ConfigError) as caught:
+    benchmarking.run(settings(tmp_path / 'out', *benchmarks, **more))
+  assert not (tmp_path / 'out').exists()
+  assert '\n' not in str(caught.value)
+  return str(caught.value)
+
+
+def test_what_cannot_be_had_is_named_before_the_model_is_read(monkeypatch, tmp_path):
+  monkeypatch.setattr(benchmarking, 'load', None)
+  monkeypatch.setattr(ifeval, 'prepare', Checker)
+  monkeypatch.delenv(problems.VARIABLES['mbpp'], raising=False)
+  assert "no benchmark 'nothing'" in refused(tmp_path, 'nothing')
+  assert "'best' is not known" in refused(tmp_path, 'mbpp', protocol='best')
+  assert 'no directory' in refused(tmp_path, 'mbpp', data=tmp_path / 'none')
+  assert 'MBPP_OVERRIDE_PATH' in refused(tmp_path, 'mbpp', data=None)
+  empty = tmp_path / 'empty'
+  empty.mkdir()
+  assert 'no file mbpp*.jsonl' in refused(tmp_path, 'mbpp', data=empty)
+  shutil.copy(DATA / 'mbpp.json', empty)
+  assert "with EvalPlus's tests" in refused(tmp_path, 'mbpp', data=empty)
+  eurus = {'protocol': 'eurus-2024-09'}
+  assert '0 files of IFEval' in refused(tmp_path, 'ifeval', **eurus)
+  assert "by 'boxed'" in refused(tmp_path, 'math', **eurus)
+  assert 'no reader' in refused(tmp_path, 'leetcode', **eurus)
+  assert '--benchmarks names none' in refused(tmp_path)
+  (tmp_path / 'ifeval.jsonl').write_text('{"key": 1}')
+  assert 'line 1 is no prompt' in refused(tmp_path, 'ifeval', data=tmp_path, **eurus)
+  monkeypatch.setitem(sys.modules, 'lm_eval', None)
+  default = {'protocol': 'harness-default'}
+  assert 'onlyif_jax[eval]' in refused(tmp_path, 'gsm8k', **default)
+
+  def impossible(**_):
+    raise ConfigError('generated code cannot be isolated on this machine')
+
+  monkeypatch.setattr(sandbox, 'detect', impossible)
+  assert 'cannot be isolated' in refused(tmp_path, 'mbpp')
+
+
+def test_a_model_without_template_or_tokenizer_is_refused(monkeypatch, tmp_path):
+  monkeypatch.setattr(ifeval, 'prepare', Checker)
+  prompts_of_ifeval(tmp_path)
+  bare = tmp_path / 'bare'
+  shutil.copytree(model(), bare)
+  (bare / 'chat_template.jinja').unlink()
+  own = settings(tmp_path / 'out', 'ifeval', protocol='eurus-2024-09', data=tmp_path)
+  for name, said in (('bare', 'no chat template'), ('words', 'holds no tokenizer')):
+    with pytest.raises(ConfigError, match=said):
+      benchmarking.run(
+        Settings(tmp_path / name, own.out, own.benchmarks, own.protocol, tmp_path)
+      )
+    shutil.copytree(bare, tmp_path / 'words', dirs_exist_ok=True)
+    for file in (tmp_path / 'words').glob('tokenizer*'):
+      file.unlink()
+
+
+def test_the_command_ends_in_one_line_and_code_2(tmp_path):
+  command = [sys.executable, '-m', 'onlyif_jax.benchmarks', f'--model={model()}']
+  done = subprocess.run(
+    [*command, f'--out={tmp_path}', '--data=/nowhere'],
+    **{'capture_output': True, 'text': True, 'cwd': ROOT},
+  )
+  assert done.returncode == 2
+  assert done.stderr == 'error: --data=/nowhere is no directory\n'
