@@ -13,7 +13,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from onlyif_jax.config import ConfigError
-from onlyif_jax.models import batches, llama, scoring
+from onlyif_jax.models import batches, choices, llama
 from onlyif_jax.models.generate import Sampling, advance, generate, pick, start
 
 NEW = 13
@@ -217,7 +217,9 @@ def test_scores_are_those_of_full_forward_passes():
     *((PROMPTS[n], decoders.tokens(9 + n, 2 * n + 1).tolist()) for n in range(5)),
   ]
   graphdef, params = llama.graphdef(config), decoders.params(config)
-  found = scoring.score(graphdef, params, pairs, batch_size=4)
+  groups = [(context, [continuation]) for context, continuation in pairs]
+  scored = choices.score(graphdef, params, groups, batch_size=4)
+  found = {n: own for n, (own,) in scored}
   rows = [[*context, *continuation] for context, continuation in pairs]
   whole_BL = batches.pad(rows, (len(rows), 24), left=False)
   logits = np.float64(decoders.logits(config, whole_BL))
@@ -228,7 +230,7 @@ def test_scores_are_those_of_full_forward_passes():
     np.testing.assert_allclose(found[n].logprobs, want, atol=2e-5)
     assert found[n].total == pytest.approx(want.sum(), abs=1e-4)
     assert found[n].greedy == (logits[n, at].argmax(-1) == continuation).all()
-  assert [one.greedy for one in found[:2]] == [True, False]
+  assert [found[n].greedy for n in range(2)] == [True, False]
 
 
 @pytest.mark.parametrize(
@@ -252,12 +254,12 @@ def test_errors_name_what_is_wrong(prompts, more, words):
 def test_errors_of_scoring():
   graphdef, params = llama.graphdef(LEARNED), decoders.params(LEARNED)
   for pair, words in (
-    (([], [1]), 'pair 0 has an empty context'),
-    (([1], []), 'pair 0 has an empty context or continuation'),
-    (([1], [2, -1]), 'pair 0 has ids not below vocab_size=37'),
-    (([1] * 50, [1] * 4), 'pair 0 has 54 tokens, but the model has 53 positions'),
+    (([], [1]), 'group 0 has an empty context'),
+    (([1], []), 'group 0 has an empty context or continuation'),
+    (([1], [2, -1]), 'group 0 has ids that are not below vocab_size=37'),
+    (([1] * 50, [1] * 5), 'group 0 needs 54 positions, but the model has 53'),
   ):
     with pytest.raises(ConfigError, match=words):
-      scoring.score(graphdef, params, [pair])
+      choices.score(graphdef, params, [(pair[0], [pair[1]])])
   # A model with rotary positions has no such limit, nor does an empty list fail.
-  assert scoring.score(graphdef, params, []) == []
+  assert list(choices.score(graphdef, params, [])) == []

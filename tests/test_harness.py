@@ -21,7 +21,7 @@ from onlyif_jax.evals import answer_book, answering, harness, ifeval, protocols
 from onlyif_jax.evals.answer_book import Book
 from onlyif_jax.evals.answering import Answerer, Decoding
 from onlyif_jax.evals.tasks import answers
-from onlyif_jax.models import choices, llama, scoring
+from onlyif_jax.models import choices, llama
 from onlyif_jax.models.generate import Sampling
 from onlyif_jax.models.llama import DecoderConfig
 from onlyif_jax.training import placement
@@ -63,8 +63,9 @@ def test_continuations_of_one_context_score_as_alone(own):
   groups = [(c, ODDS[n : n + 3]) for n, c in enumerate(contexts)]
   model = llama.graphdef(own), decoders.params(own)
   found = dict(choices.score(*model, groups, batch_size=2))
-  pairs = [(c, one) for c, some in groups for one in some]
-  alone = scoring.score(*model, pairs, batch_size=16)
+  pairs = [(c, [one]) for c, some in groups for one in some]
+  by_pair = dict(choices.score(*model, pairs, batch_size=16))
+  alone = [by_pair[n][0] for n in range(len(pairs))]
   together = [one for n in range(3) for one in found[n]]
   for a, b in zip(together, alone, strict=True):
     np.testing.assert_allclose(a.logprobs, b.logprobs, atol=2e-5)

@@ -5,6 +5,7 @@ continuations, each behind its own context's cache. So the four answers to a que
 cost little more than one.
 """
 
+import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -16,9 +17,21 @@ import numpy as np
 from onlyif_jax.config import ConfigError
 from onlyif_jax.models import batches, llama
 from onlyif_jax.models.attention import empty_cache
-from onlyif_jax.models.scoring import Score
 
 Ids = Sequence[int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+  """ln p of each token of a continuation, and whether greedy decoding gives it."""
+
+  logprobs: np.ndarray  # float32
+  greedy: bool
+
+  @property
+  def total(self) -> float:
+    """ln p of the continuation."""
+    return float(self.logprobs.sum(dtype=np.float64))
 
 
 def score(
