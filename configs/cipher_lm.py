@@ -35,9 +35,10 @@ def get_config(arg=None):
   c.name, c.size, c.paper = 'cipher_lm', given.size, PAPER
   c.task.noops = True
   if given.size == 'tiny':
-    c.task.shifts = (1, 2, 3, 5, 8)
+    c.task.shifts = (1, 2, 3)
     c.scratch.task, c.scratch.prompt = 'rewrite', '{input} {lhs} {rhs} 0'
     c.scratch.steps, c.scratch.examples, c.scratch.batch_size = 1_250, 20_000, 64
+    c.scratch.kv_heads = 2
     c.base.dtype = c.base.compute_dtype = 'float32'
     c.base.remat = False
     c.lora.rank, c.lora.alpha = 16, 32.0

@@ -83,6 +83,12 @@ def run(settings: Settings) -> list[dict[str, Any]]:
   Raises ConfigError, before the model is read, for benchmarks, data, packages or a
   sandbox that cannot be had, and then for the model.
   """
+  jobs = plan(settings)
+  return execute(settings, jobs, *load(settings))
+
+
+def plan(settings: Settings) -> list[Job]:
+  """What is to be done; reads the data, no model. Raises ConfigError."""
   protocol = protocols.get(settings.protocol)
   if settings.data is not None and not settings.data.is_dir():
     raise ConfigError(f'--data={settings.data} is no directory')
@@ -92,7 +98,14 @@ def run(settings: Settings) -> list[dict[str, Any]]:
     raise ConfigError(f'--benchmarks names none; {protocol.name} has {_some(protocol)}')
   if any(job.run is _run_code for job in jobs):
     sandbox.detect(allow_network=settings.allow_network)
-  answerer, model = load(settings)
+  return jobs
+
+
+def execute(
+  settings: Settings, jobs: Sequence[Job], answerer: Answerer, model: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+  """Does the jobs with a model in memory; model: what results say of it."""
+  protocol = protocols.get(settings.protocol)
   if any(job.benchmark.template == prompts.CHAT for job in jobs) and (
     answerer.hf.chat_template is None
   ):
@@ -102,7 +115,7 @@ def run(settings: Settings) -> list[dict[str, Any]]:
     )
   results = []
   for job in jobs:
-    origin = protocol.stamp() | model | {'seed': settings.seed}
+    origin = protocol.stamp() | dict(model) | {'seed': settings.seed}
     folder = settings.out / job.name
     # Asked with another model or protocol, the answers would be others.
     book = Book(folder / 'answers.jsonl', origin | {'benchmark': job.name})

@@ -46,7 +46,7 @@ class ScratchConfig:
   # both have; '': the run's own.
   task: str = ''
   prompt: str = ''  # of these; '': instructions.prompt
-  learning_rate: float = 3e-3
+  learning_rate: float = 1e-3
   batch_size: int = 32
 
 
@@ -139,9 +139,21 @@ class SymbolicTuning(_Tuning):
 
 
 @dataclasses.dataclass(frozen=True)
+class BenchmarkConfig:
+  """The benchmarks that each fine-tuned model is run on; see onlyif_jax.benchmarks."""
+
+  names: tuple[str, ...] = ()  # of the protocol; empty: none
+  protocol: str = 'papers-code'
+  data: str = ''  # the directory of their files; '': where the libraries keep them
+  workers: int = 2  # programs judged at the same time
+  allow_network: bool = False  # where this machine cannot keep programs off it
+
+
+@dataclasses.dataclass(frozen=True)
 class MixtureTuning(_Tuning):
   """Fine-tuning on mixtures of instruction data."""
 
   mixture: Any = None  # corpora.mixture_settings.MixtureSettings
   seeds: int = 1
+  benchmarks: BenchmarkConfig = BenchmarkConfig()
   thousand: int = 1_000  # rows that stand for a thousand of the papers' tables

@@ -15,9 +15,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+from onlyif_jax import benchmarking
 from onlyif_jax.analysis import tuned
 from onlyif_jax.config import ConfigError
 from onlyif_jax.corpora import preview
+from onlyif_jax.evals import answering
+from onlyif_jax.evals.answering import Answerer
 from onlyif_jax.finetune import answers, loop, mixed, symbolic, tuning_config
 from onlyif_jax.finetune import base as base_lib
 from onlyif_jax.finetune import rows as rows_lib
@@ -143,6 +146,7 @@ class TuningRun:
     if parts is None:
       return False
     self._judge(row, task, base, parts)
+    self._benchmark(row, base, parts)
     facts = dataclasses.asdict(plan.survey) | task.facts()
     self.workdir.append_json(
       'ledger.jsonl',
@@ -154,7 +158,9 @@ class TuningRun:
     """Judges the base before any fine-tuning, on the questions of the first row."""
     first = self.rows[0]
     row = dataclasses.replace(first, name=ZERO_SHOT, instructions=0, mixture='')
-    self._judge(row, self.task(first), base, loop.adapt(self.tuning, first, base))
+    parts = loop.adapt(self.tuning, first, base)
+    self._judge(row, self.task(first), base, parts)
+    self._benchmark(row, base, parts)
     self.workdir.append_json('ledger.jsonl', {'event': 'done', 'row': ZERO_SHOT})
 
   def _judge(self, row: TuningRow, task: Any, base: Base, parts: Parts) -> None:
@@ -170,6 +176,33 @@ class TuningRun:
     if isinstance(self.tuning, SymbolicTuning):
       return SymbolicTask(self.tuning, row)
     return mixed.MixtureTask(self.tuning, row)
+
+  def _benchmark(self, row: TuningRow, base: Base, parts: Parts) -> None:
+    """Runs the config's benchmarks on a model, into benchmarks/<row>."""
+    if isinstance(self.tuning, SymbolicTuning) or not self.tuning.benchmarks.names:
+      return
+    b = self.tuning.benchmarks
+    settings = benchmarking.Settings(
+      model=base.directory,
+      out=self.workdir.file(f'benchmarks/{row.name}'),
+      benchmarks=b.names,
+      protocol=b.protocol,
+      data=Path(b.data) if b.data else None,
+      workers=b.workers,
+      allow_network=b.allow_network,
+      batch_size=self.tuning.answers.batch_size,
+      seed=row.seed,
+    )
+    answerer = Answerer(
+      parts.graphdef,
+      parts.weights(),
+      base.tokenizer,
+      stop_ids=answering.stop_ids(base.tokenizer),
+      batch_size=settings.batch_size,
+      seed=row.seed,
+    )
+    told = {'model': row.name, 'model_sha256': base.digest, 'run': self.tuning.name}
+    benchmarking.execute(settings, benchmarking.plan(settings), answerer, told)
 
   def _base_rows(self):
     if isinstance(self.tuning, SymbolicTuning):
