@@ -12,7 +12,8 @@ Its prompt, its cipher and the numbers of rules but 9,000 are not given; ours st
 below. Halving at the largest number: every rule's examples, or by a power law.
 
 `tiny` (an analogue): a decoder of 3 layers that was trained to replace, without any
-shift, learns with LoRA to shift what it inserts.
+shift, learns with LoRA to move what it inserts one letter on. With three or five shifts
+seen rules were not learnt in 40,000 presentations (.26 and .02 at 1,000 rules).
 
 Measured: see README.
 """
@@ -35,7 +36,7 @@ def get_config(arg=None):
   c.name, c.size, c.paper = 'cipher_lm', given.size, PAPER
   c.task.noops = True
   if given.size == 'tiny':
-    c.task.shifts = (1, 2, 3)
+    c.task.shifts = (1,)
     c.scratch.task, c.scratch.prompt = 'rewrite', '{input} {lhs} {rhs} 0'
     c.scratch.steps, c.scratch.examples, c.scratch.batch_size = 1_250, 20_000, 64
     c.scratch.kv_heads = 2
@@ -43,9 +44,9 @@ def get_config(arg=None):
     c.base.remat = False
     c.lora.rank, c.lora.alpha = 16, 32.0
     c.tune.template, c.tune.length, c.tune.packing = 'plain', 40, 'none'
-    c.tune.batch_size, c.tune.epochs = 64, 2
+    c.tune.batch_size, c.tune.epochs = 64, 3
     c.optim.learning_rate, c.optim.clip, c.optim.b2 = 3e-3, 1.0, 0.95
-    c.instructions.examples, c.instructions.counts = 20_000, (10, 100, 1_000, 3_000)
+    c.instructions.examples, c.instructions.counts = 20_000, (30, 300, 1_000)
     c.instructions.prompt = '{input} {lhs} {rhs} {shift}'
     c.answers.examples, c.answers.batch_size, c.answers.max_tokens = 500, 100, 16
   else:
