@@ -50,7 +50,7 @@ def tiny_mixtures(c) -> None:
   c.lora.rank, c.lora.alpha = 16, 32.0
   c.tune.length, c.tune.batch_size, c.tune.epochs = 192, 8, 6
   c.optim.learning_rate, c.optim.clip, c.optim.b2 = 3e-3, 1.0, 0.95
-  c.answers.examples = 50
+  c.answers.examples = 25
   c.mixture.ngram, c.mixture.dimensions, c.mixture.clusters = 10, 64, 20
   c.thousand = 2
 

@@ -1,7 +1,6 @@
 """Tables, figure and html page of finished runs: `python -m onlyif_jax.report`.
 
-`--workdir=DIR` (again for more) or `--bundle=FILE`; `--compare A B` sets two runs
-beside each other.
+`--workdir=DIR` (again for more) or `--bundle=FILE`; two runs: `--compare A B`.
 """
 
 import contextlib
@@ -12,7 +11,7 @@ from pathlib import Path
 from absl import flags
 
 from onlyif_jax import bucket, cli, shards
-from onlyif_jax.analysis import bundle, reporting, results
+from onlyif_jax.analysis import bundle, html_tuned, reporting, results
 from onlyif_jax.config import ConfigError
 
 _WORKDIR = flags.DEFINE_multi_string(
@@ -44,10 +43,13 @@ def main(argv) -> int:
       for p in (*_WORKDIR.value, *_COMPARE.value)
     ]
     folders += [stack.enter_context(bundle.opened(p)) for p in _BUNDLE.value]
+    anonymous, out = _ANONYMOUS.value, Path(_OUT.value) if _OUT.value else None
+    if any(map(html_tuned.is_tuned, folders)):
+      if _COMPARE.value:
+        raise ConfigError('--compare is for sweeps from scratch; give --workdir twice')
+      return reporting.tuned_runs(folders, out or folders[0], anonymous=anonymous)
     runs = [results.load(shards.gather(folder)) for folder in folders]
-    anonymous = _ANONYMOUS.value
     names = reporting.labels(runs, places, anonymous)
-    out = Path(_OUT.value) if _OUT.value else None
     if _COMPARE.value:
       reporting.side_by_side(runs, names, out, anonymous=anonymous)
       return 0

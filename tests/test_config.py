@@ -8,8 +8,11 @@ import pytest
 
 from onlyif_jax import config, experiment
 from onlyif_jax.config import ConfigError, RunConfig, freeze, parse_arg
+from onlyif_jax.finetune import rows, tuning_config
 
 CONFIGS = sorted((Path(__file__).parents[1] / 'configs').glob('*.py'))
+TUNING = [p for p in CONFIGS if 'finetune.tuning_config' in p.read_text()]
+SWEEPS = [p for p in CONFIGS if p not in TUNING]
 BASE = dataclasses.asdict(RunConfig())
 
 
@@ -32,12 +35,54 @@ def changed(**fields):
   return tree
 
 
-@pytest.mark.parametrize('path', CONFIGS, ids=lambda p: p.name)
-def test_every_config_and_size_builds(path):
-  module = load(path)
+def sizes_of(module):
   with pytest.raises(ConfigError, match='unknown size') as error:
     module.get_config('?')
-  sizes = re.search('sizes: (.*)', str(error.value))[1].split(', ')
+  return re.search('sizes: (.*)', str(error.value))[1].split(', ')
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda p: p.name)
+def test_every_config_tells_its_command_and_is_short(path):
+  module = load(path)
+  assert module.__doc__
+  assert 'python -m onlyif_jax.main' in module.__doc__
+  assert path.read_text().count('\n') <= 80
+
+
+@pytest.mark.parametrize('path', TUNING, ids=lambda p: p.name)
+def test_every_config_of_fine_tuning_and_size_builds(path):
+  module = load(path)
+  assert sizes_of(module) == ['tiny', '7b']
+  for size in ('tiny', '7b'):
+    tuning = tuning_config.freeze(module.get_config(size))
+    assert (tuning.name, tuning.size) == (path.stem, size)
+    assert tuning.paper
+    assert len(rows.rows(tuning)) >= 3
+    assert bool(tuning.base.directory) == (size == '7b')  # tiny needs no download
+    again = json.loads(json.dumps(dataclasses.asdict(tuning)))
+    assert tuning_config.freeze(again) == tuning
+
+
+def test_mixtures_at_7b_have_the_papers_settings():
+  for name in ('code_deepseek', 'code_codeqwen'):
+    path = CONFIGS[0].with_name(f'{name}.py')
+    c = tuning_config.freeze(load(path).get_config('7b,data=here'))
+    assert (c.optim.learning_rate, c.base.quantize) == (1e-5, 'int8')
+    assert (c.tune.epochs, c.tune.batch_size, c.tune.length) == (3, 4, 768)
+    assert (c.lora.rank, c.lora.alpha, c.tune.template) == (64, 128.0, 'magicoder')
+    assert len(c.lora.targets) == 7
+    assert all(file.path.startswith('here/') for file in c.mixture.source_files)
+  path = CONFIGS[0].with_name('generalist.py')
+  both = [load(path).get_config(arg) for arg in ('7b', '7b,select=random')]
+  assert [c.mixture.selection for c in both] == ['kcenter', 'random']
+  with pytest.raises(ConfigError, match="select='rand' is not one of kcenter, random"):
+    load(path).get_config('7b,select=rand')
+
+
+@pytest.mark.parametrize('path', SWEEPS, ids=lambda p: p.name)
+def test_every_config_and_size_builds(path):
+  module = load(path)
+  sizes = sizes_of(module)
   assert sizes[0] == 'cpu'
   assert 'full' in sizes
   for size in sizes:
@@ -46,9 +91,6 @@ def test_every_config_and_size_builds(path):
     assert (run.name, run.size) == (path.stem, size)
     assert built.data.plan.steps > 100
     assert len(experiment.rows(run)) >= 8
-  assert module.__doc__
-  assert 'python -m onlyif_jax.main' in module.__doc__
-  assert path.read_text().count('\n') <= 80
 
 
 def test_cpu_size_of_imin_keeps_its_promises():

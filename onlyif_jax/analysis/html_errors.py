@@ -52,8 +52,13 @@ def anatomy(run: Analysis) -> list[str]:
 
 def wrong(run: Analysis) -> list[str]:
   """Some wrong outputs, of as many classes as there are; [] without any."""
+  return wrong_of(Workdir(run.workdir).read_json_lines('wrong.jsonl'))
+
+
+def wrong_of(rows: Iterable[Mapping[str, str]]) -> list[str]:
+  """The same from the lines of wrong.jsonl, of a sweep or of fine-tuning."""
   chosen, seen = [], collections.Counter()
-  for row in Workdir(run.workdir).read_json_lines('wrong.jsonl'):
+  for row in rows:
     seen[row['class']] += 1
     if seen[row['class']] <= OF_A_CLASS and len(chosen) < SHOWN:
       chosen.append(row)
@@ -105,7 +110,8 @@ def _example(row: Mapping[str, str]) -> str:
     ('output', output or '(nothing)'),
   )
   body = ''.join(f'<dt>{k}</dt><dd><code>{v}</code></dd>' for k, v in parts)
-  where = f'{row["class"]} · {row["split"]} · {row["member"]}'
+  own = row['member'] if 'member' in row else row['row']
+  where = f'{row["class"]} · {row["split"]} · {own}'
   return f'<div class="wrong"><small>{_text(where)}</small><dl>{body}</dl></div>'
 
 

@@ -118,18 +118,36 @@ def bootstrap(
   The interval is of percentiles, widened by sqrt(N / (N - 1)) as few problems need.
   """
   a, b = _paired(a, b)
-  gap = b - a
-  n = len(gap)
-  # Scores repeat, so a draw of problems is a draw of counts of the gap's values.
-  values, counts = np.unique(gap, return_counts=True)
+  return stratified([b - a], draws=draws, seed=seed)
+
+
+def stratified(
+  gaps: Sequence[np.ndarray],
+  weights: Sequence[float] | None = None,
+  *,
+  draws: int = DRAWS,
+  seed: int = 0,
+) -> Difference:
+  """The weighted mean of several benchmarks' mean gaps, by resampling inside each.
+
+  gaps: b less a by problem, one array a benchmark; weights: with sum 1, by default
+  equal. The interval is widened as that of `bootstrap`.
+  """
+  weights = [1 / len(gaps)] * len(gaps) if weights is None else weights
   rng = np.random.default_rng(seed)
-  means = rng.multinomial(n, counts / n, size=draws) @ values / n
-  value = float(gap.mean())
+  value, around = 0.0, np.zeros(draws)
+  for gap, weight in zip(gaps, weights, strict=True):
+    n = len(gap)
+    # Scores repeat, so a draw of problems is a draw of counts of the gap's values.
+    values, counts = np.unique(gap, return_counts=True)
+    means = rng.multinomial(n, counts / n, size=draws) @ values / n
+    mean = float(gap.mean())
+    value += weight * mean
+    around += weight * math.sqrt(n / (n - 1)) * (means - mean)
   tail = 100 * (1 - LEVEL) / 2
-  low, high = np.percentile(means, [tail, 100 - tail])
-  wider = math.sqrt(n / (n - 1))
-  ends = (value + wider * (float(end) - value) for end in (low, high))
-  return Difference(value, *ends, problems=n)
+  low, high = np.percentile(around, [tail, 100 - tail])
+  problems = sum(map(len, gaps))
+  return Difference(value, value + float(low), value + float(high), problems)
 
 
 def mcnemar(a: np.ndarray, b: np.ndarray) -> McNemar:

@@ -4,8 +4,19 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from onlyif_jax.analysis import compare, figures, html, results, scoreboard, table
+from onlyif_jax.analysis import (
+  compare,
+  figures,
+  html,
+  html_tuned,
+  results,
+  scoreboard,
+  table,
+  tuned,
+  tuned_tables,
+)
 from onlyif_jax.analysis.results import Analysis
+from onlyif_jax.config import ConfigError
 
 
 def report(
@@ -37,6 +48,28 @@ def report(
   page = out / 'report.html'
   page.write_text(html.page(runs, names, anonymous=anonymous), encoding='utf-8')
   print(f'figure: {figure}\nreport: {page}')
+
+
+def tuned_runs(folders: Sequence[Path], out: Path, *, anonymous: bool = False) -> int:
+  """The same of fine-tuning runs: tables, figure.png of one run, report.html; 0.
+
+  Raises ConfigError where some of the runs are sweeps from scratch.
+  """
+  if others := [f for f in folders if not html_tuned.is_tuned(f)]:
+    raise ConfigError(
+      f'{others[0]} is no run of fine-tuning; report it apart from such runs'
+    )
+  runs = [tuned.load(folder) for folder in folders]
+  for run in runs:
+    tuned.show(run)
+  out.mkdir(parents=True, exist_ok=True)
+  if len(runs) == 1:
+    tuned_tables.draw(runs[0], out / 'figure.png')
+    print(f'figure: {out / "figure.png"}')
+  page = out / 'report.html'
+  page.write_text(html_tuned.page(runs, anonymous=anonymous), encoding='utf-8')
+  print(f'report: {page}')
+  return 0
 
 
 def side_by_side(

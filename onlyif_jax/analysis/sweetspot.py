@@ -1,4 +1,9 @@
-"""The best share of a mixture: the top of a parabola in the logarithm of the share."""
+"""The best share of a mixture: the top of a parabola.
+
+For symbolic tasks, whose shares span decades, it is one in the logarithm of the share,
+with an interval over seeds; for mixtures of text, which begin at share 0, one in the
+share itself, with an interval over problems and seeds.
+"""
 
 import dataclasses
 import math
@@ -53,6 +58,98 @@ def sweet_spot(points: Mapping[str, Sequence[tuple[float, float]]]) -> SweetSpot
     per_seed={s: 10**v for s, v in tops.items()},
     reason=None,
   )
+
+
+@dataclasses.dataclass(frozen=True)
+class MixtureSpot:
+  """The share at which a mixture's score is highest, and how sure that is.
+
+  share: the top of the parabola; None, with a reason, where it has none between the
+  ends. low, high: 95 % of resamples have their best share within the ends there, tops
+  or ends; None without problems to resample. inside: resamples with a top in between.
+  """
+
+  share: float | None
+  low: float | None
+  high: float | None
+  inside: float | None
+  reason: str = ''
+
+  def text(self) -> str:
+    """'11 % [4, 18]', or why there is none."""
+    ends = ''
+    if self.low is not None and self.high is not None:
+      ends = f' [{100 * self.low:.0f}, {100 * self.high:.0f}]'
+    if self.share is None:
+      return f'none: {self.reason}{f"; 95 % of resamples{ends}" if ends else ""}'
+    text = f'{100 * self.share:.0f} %{ends}'
+    if self.inside is not None and self.inside < 0.95:
+      text += f'; no top between the ends in {1 - self.inside:.0%} of resamples'
+    return text
+
+
+def mixture_spot(
+  shares: Sequence[float],
+  solved: Sequence[np.ndarray],
+  *,
+  draws: int = 2_000,
+  seed: int = 0,
+) -> MixtureSpot:
+  """The best share of a curve of scores.
+
+  shares: K of them. solved: for each benchmark the scores [seeds, K, problems]; the
+  curve is the mean over benchmarks. Every resample takes the same problems, and the
+  same seeds, for all shares: they are paired.
+  """
+  rng = np.random.default_rng(seed)
+  curve_K = np.mean([own.mean(axis=(0, 2)) for own in solved], axis=0)
+  drawn_DK = np.zeros((draws, len(shares)))
+  for own in solved:
+    seeds, _, problems = own.shape
+    s_DS = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=draws) / seeds
+    p_DP = rng.multinomial(problems, np.full(problems, 1 / problems), size=draws)
+    drawn_DK += np.einsum('ds,skp,dp->dk', s_DS, own, p_DP / problems, optimize=True)
+  return _spot(np.asarray(shares), curve_K, drawn_DK / len(solved))
+
+
+def printed_spot(
+  shares: Sequence[float], values: Sequence[float], n: int, *, draws: int = 2_000
+) -> MixtureSpot:
+  """That of printed shares of n problems, as if rows had no problem in common.
+
+  Too wide where, as usual, all rows are asked the same: their problems are not printed.
+  """
+  y_K = np.asarray(values)
+  noise = np.random.default_rng(0).normal(size=(draws, len(y_K)))
+  errors_K = np.sqrt(y_K * (1 - y_K) / n)
+  return _spot(np.asarray(shares), y_K, y_K[None, :] + noise * errors_K[None, :])
+
+
+def _spot(x_K: np.ndarray, y_K: np.ndarray, drawn_DK: np.ndarray) -> MixtureSpot:
+  if len(set(x_K.tolist())) < MIN_SHARES:
+    reason = f'{len(x_K)} shares, a parabola needs {MIN_SHARES}'
+    return MixtureSpot(None, None, None, None, reason)
+  best, top = _parabolas(x_K, y_K[None, :])
+  best_D, top_D = _parabolas(x_K, drawn_DK)
+  low, high = (float(v) for v in np.percentile(best_D, [2.5, 97.5]))
+  inside = float(top_D.mean())
+  if top[0]:
+    return MixtureSpot(float(best[0]), low, high, inside)
+  reason = f'the best share is at an end, {100 * best[0]:.0f} %'
+  return MixtureSpot(None, low, high, inside, reason)
+
+
+def _parabolas(x_K: np.ndarray, y_DK: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """(where each curve's parabola is highest within the shares, whether at a top)."""
+  middle, low, high = x_K.mean(), x_K.min(), x_K.max()
+  a, b, _ = np.polyfit(x_K - middle, y_DK.T, 2)
+  flat = np.abs(a) < 1e-12
+  with np.errstate(divide='ignore', invalid='ignore'):
+    top_D = middle - b / (2 * a)
+  is_top_D = ~flat & (a < 0) & (top_D > low) & (top_D < high)
+  # Without a top the higher end: the parabola's values there differ by this.
+  rise_D = a * ((high - middle) ** 2 - (low - middle) ** 2) + b * (high - low)
+  return np.where(is_top_D, top_D, np.where(rise_D > 0, high, low)), is_top_D
 
 
 def best_shares(run: Analysis) -> dict[tuple[int, int], SweetSpot]:

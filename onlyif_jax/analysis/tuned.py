@@ -99,20 +99,24 @@ def load(path: Path) -> Tuned:
 
 
 def write(path: Path) -> Tuned:
-  """Writes transition.json and figure.png (of symbolic runs); the loaded run."""
+  """Writes transition.json (of symbolic runs) and figure.png; the loaded run."""
+  from onlyif_jax.analysis import tuned_tables  # it reads these classes
+
   run = load(path)
   if run.symbolic:
     told = {name: fit.to_json() for name, fit in run.fits.items()}
     (path / 'transition.json').write_text(json.dumps(told, indent=1) + '\n')
-    draw(run, path / 'figure.png')
+  tuned_tables.draw(run, path / 'figure.png')
   return run
 
 
 def show(run: Tuned, console: Console | None = None) -> None:
-  """Prints the results as a table, with the papers' words below."""
-  out = table.show_grids([grid(run)], console)
-  if run.config['paper']:
-    out.print(f'paper: {run.config["paper"]}')
+  """Prints the results as tables, with what must be said of them below."""
+  from onlyif_jax.analysis import tuned_tables
+
+  out = table.show_grids(tuned_tables.grids(run), console)
+  for note in tuned_tables.notes(run):
+    out.print(note, highlight=False, markup=False)
 
 
 def grid(run: Tuned) -> table.Grid:

@@ -40,13 +40,15 @@ def write(config: MixtureTuning, path: Path) -> None:
 
 
 def base_rows(config: MixtureTuning) -> list[Row]:
-  """What a small stand-in for a pretrained model is made with: rows of no mixture.
+  """What a small stand-in for a pretrained model is made with.
 
-  They are the rows on which models are judged, so that all start alike there.
+  Rows of no mixture on which no model is judged, so that it knows a little of every
+  source and nothing of what is asked.
   """
   own = pool(config.mixture)
-  held = held_out(own)
-  ids = [where for some in held.values() for where in some]
+  asked = {where for some in judged(own, config).values() for where in some}
+  held = (where for some in held_out(own).values() for where in some)
+  ids = [where for where in held if where not in asked]
   if not ids:  # every row is in a mixture
     ids = [RowId(name, n) for name, rows in own.rows.items() for n in range(len(rows))]
   return [own.row(where) for where in ids]
@@ -58,6 +60,14 @@ def held_out(own: Pool) -> dict[str, list[RowId]]:
   rows = {s.name: [RowId(s.name, n) for n in s.indices] for s in own.drawn}
   return {
     name: [where for where in ids if where not in used] for name, ids in rows.items()
+  }
+
+
+def judged(own: Pool, config: MixtureTuning) -> dict[str, list[RowId]]:
+  """The rows of each source that models are judged on: half of those held out at most."""
+  most = config.answers.examples
+  return {
+    name: ids[: min(most, (len(ids) + 1) // 2)] for name, ids in held_out(own).items()
   }
 
 
@@ -89,10 +99,10 @@ class MixtureTask:
       lambda trained, frozen, batch: sums_of(parts.merge(trained, frozen), batch)
     )
     found = Found([], [], [])
-    for name, ids in held_out(self.pool).items():
+    for name, ids in judged(self.pool, config).items():
       rows = [
         (where.source, where.index)
-        for where in ids[: config.answers.examples]
+        for where in ids
         if batching.encode(self.pool.row(where), base.tokenizer, settings)
       ]
       if not rows:

@@ -7,6 +7,8 @@ tests/test_predict.py.
 """
 
 import dataclasses
+import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,10 @@ from rich.console import Console
 from onlyif_jax.analysis import table
 from onlyif_jax.finetune import rows as rows_lib
 from onlyif_jax.finetune.tuning_config import Tuning
-from onlyif_jax.models import llama, lora, pretrained_config
+from onlyif_jax.models import llama, lora, pretrained_config, published
 from onlyif_jax.models.llama import DecoderConfig
 from onlyif_jax.training import placement
-from onlyif_jax.tuning_settings import DevicesConfig, SymbolicTuning
+from onlyif_jax.tuning_settings import DevicesConfig, MixtureTuning, SymbolicTuning
 
 GIB = 2**30
 _FLOAT = 4  # bytes of float32
@@ -89,10 +91,23 @@ def _stored(tuning: Tuning, config: DecoderConfig, measure) -> tuple[int, int]:
   found = []
   for layers in (1, 2):
     small = dataclasses.replace(config, layers=layers)
-    parts = lora.shapes(small, tuning.lora, tuning.base.quantize, tuning.base.dtype)
+    parts = _shapes(small, tuning.lora, tuning.base.quantize, tuning.base.dtype)
     found.append([measure(tree) for tree in (parts.frozen, parts.trained)])
   one, two = found
   return tuple(a + (config.layers - 1) * (b - a) for a, b in zip(one, two, strict=True))
+
+
+_shapes = functools.lru_cache(maxsize=4)(lora.shapes)
+
+
+@functools.lru_cache(maxsize=4)
+def weights(config: DecoderConfig) -> int:
+  """Numbers in all weights of a decoder, told from one and two layers as above."""
+  one, two = (
+    sum(x.size for x in jax.tree.leaves(llama.shapes(small)))
+    for small in (dataclasses.replace(config, layers=n) for n in (1, 2))
+  )
+  return one + (config.layers - 1) * (two - one)
 
 
 def _bytes(tree: Any, devices: DevicesConfig) -> int:
@@ -114,9 +129,15 @@ def _bytes(tree: Any, devices: DevicesConfig) -> int:
 
 
 def decoder(tuning: Tuning) -> DecoderConfig:
-  """The run's decoder, from the directory's config.json alone."""
-  s, own = tuning.scratch, None
-  if tuning.base.directory:
+  """The run's decoder, from the directory's config.json alone.
+
+  One of the papers' models need not be there: its config.json is known.
+  """
+  s = tuning.scratch
+  if _as_published(tuning):
+    name = Path(tuning.base.directory).name
+    own = pretrained_config.parse(published.CONFIGS[name], name)
+  elif tuning.base.directory:
     own = pretrained_config.read(Path(tuning.base.directory))
   else:
     own = DecoderConfig(
@@ -134,44 +155,77 @@ def decoder(tuning: Tuning) -> DecoderConfig:
   )
 
 
+def _as_published(tuning: Tuning) -> bool:
+  """Whether the base is a model of the papers that is not on this disk."""
+  directory = Path(tuning.base.directory)
+  return directory.name in published.CONFIGS and not directory.exists()
+
+
 def flops(tuning: Tuning, config: DecoderConfig, tokens: int) -> float:
   """Floating-point operations of training on so many tokens.
 
   Forward 2 per weight and token; backward as much for what is trained beside, and
   once more where layers are recomputed and for the gradient of trained weights.
   """
-  weights = sum(leaf.size for leaf in jax.tree.leaves(llama.shapes(config)))
   passes = 2 + tuning.base.remat + (0 if tuning.lora.rank else 1)
-  return 2.0 * weights * tokens * passes
+  return 2.0 * weights(config) * tokens * passes
 
 
 def show(tuning: Tuning, console: Console | None = None) -> Memory:
   """Prints rows, memory per device and time; loads and leaves nothing."""
   config = decoder(tuning)
   found, rows = memory(tuning, config), rows_lib.rows(tuning)
-  count = sum(leaf.size for leaf in jax.tree.leaves(llama.shapes(config)))
   sizes = _stored(tuning, config, lambda t: sum(x.size for x in jax.tree.leaves(t)))
   trained = sizes[1]
   shape = f'{tuning.devices.data} x {tuning.devices.fsdp} x {tuning.devices.tensor}'
   lines = [
     ('rows', f'{len(rows)}: {", ".join(r.name for r in rows[:4])}'),
-    ('base', f'{tuning.base.directory or "made on the spot"}, {count:,} weights'),
+    ('base', f'{_base(tuning)}, {weights(config):,} weights'),
     ('trained', f'{trained:,} weights'),
     ('devices', f'{shape} (data x fsdp x tensor)'),
     *((name, _gib(getattr(found, name))) for name in ('frozen', 'trained', 'kept')),
     ('passing', _gib(found.passing)),
     ('total on one device', _gib(found.total)),
   ]
-  tokens = _most_tokens(tuning, rows[0])
-  work = flops(tuning, config, tokens)
-  lines.append(('tokens of the first row', f'at most {tokens:,}'))
+  most = [_most_tokens(tuning, row) for row in rows]
+  of_token = flops(tuning, config, 1)
+  lines.append(('tokens of the first row', f'at most {most[0]:,}'))
+  lines.append(('tokens of all rows', f'at most {sum(most):,}'))
   for name, peak in DEVICES.items():
-    seconds = work / (peak * 1e12 * REACHED)
-    text = f'{seconds / 3600:.1f} h' if seconds > 360 else f'{seconds:.1f} s'
-    lines.append((f'time on one {name}', f'{text} at {REACHED:.0%} of its peak'))
-  grid = table.Grid('What the run needs', ('', 'estimate'), tuple(lines))
-  table.show_grids([grid], console)
+    rate = peak * 1e12 * REACHED
+    one, whole = (_time(of_token * n / rate) for n in (most[0], sum(most)))
+    text = f'{one} a row, {whole} in all, at {REACHED:.0%} of its peak'
+    lines.append((f'time on one {name}', text))
+  grids = [table.Grid('What the run needs', ('', 'estimate'), tuple(lines))]
+  if not isinstance(tuning, SymbolicTuning):
+    grids.insert(0, _plan(tuning, rows))
+  table.show_grids(grids, console)
   return found
+
+
+def _plan(tuning: MixtureTuning, rows: Sequence[rows_lib.TuningRow]) -> table.Grid:
+  """The rows per source of every mixture; the files are not read."""
+  names = [file.name for file in tuning.mixture.source_files]
+  lines = []
+  for text in dict.fromkeys(row.mixture for row in rows):
+    counts = tuning.mixture.counts(text)
+    cells = (f'{counts.get(name, 0):,}' for name in names)
+    lines.append((text, *cells, f'{sum(counts.values()):,}'))
+  where = '; '.join(f'{file.name}: {file.path}' for file in tuning.mixture.source_files)
+  title = f'Mixtures (draw: {tuning.mixture.selection}; seeds: {tuning.seeds})'
+  return table.Grid(f'{title}\n{where}', ('mixture', *names, 'rows'), tuple(lines))
+
+
+def _base(tuning: Tuning) -> str:
+  """The base in words."""
+  if not tuning.base.directory:
+    return 'made on the spot'
+  missing = ' (not there; as published)' if _as_published(tuning) else ''
+  return f'{tuning.base.directory}{missing}'
+
+
+def _time(seconds: float) -> str:
+  return f'{seconds / 3600:.1f} h' if seconds > 360 else f'{seconds:.1f} s'
 
 
 def _most_tokens(tuning: Tuning, row: rows_lib.TuningRow) -> int:
