@@ -15,7 +15,8 @@ below. Halving at the largest number: every rule's examples, or by a power law.
 shift, learns with LoRA to move what it inserts one letter on. With three or five shifts
 seen rules were not learnt in 40,000 presentations (.26 and .02 at 1,000 rules).
 
-Measured: see README.
+Measured (`tiny`, 1 seed, 9 min of CPU time): unseen rules with a match .00 .32 .54 at I =
+30 300 1,000, no-ops 1.00 .76 .74; before tuning .00 and .69.
 """
 
 from onlyif_jax.config import parse_arg
