@@ -297,6 +297,15 @@ def test_damaged_results_are_named(tmp_path, break_, message):
     benchmark_scores.read(tmp_path)
 
 
+def test_code_counts_once_beside_the_summary_of_its_benchmark(tmp_path):
+  own = {'base': right(7, 0.5)}
+  fake_tuned.solve(tmp_path, 'a-s3', own, folder='humaneval/scores')
+  fake_tuned.score(tmp_path, 'a-s3', 'humaneval', base=(0.5, 0.2, 0.8))
+  (found,) = benchmark_scores.read(tmp_path)
+  assert (found.row, found.seed, found.suite) == ('a', '3', 'base')
+  assert len(found.problems) == 7
+
+
 def test_a_result_of_another_kind_is_named(tmp_path):
   fake_tuned.score(tmp_path, 'a-s0', 'mmlu', acc=(0.5, 0.46, 0.54))
   (tmp_path / 'benchmarks' / 'a-s0' / 'mmlu.json').write_text(json.dumps({'x': 1}))
