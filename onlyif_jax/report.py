@@ -43,12 +43,15 @@ def main(argv) -> int:
       for p in (*_WORKDIR.value, *_COMPARE.value)
     ]
     folders += [stack.enter_context(bundle.opened(p)) for p in _BUNDLE.value]
-    anonymous, out = _ANONYMOUS.value, Path(_OUT.value) if _OUT.value else None
+    out = Path(_OUT.value) if _OUT.value else None
     if any(map(html_tuned.is_tuned, folders)):
       if _COMPARE.value:
         raise ConfigError('--compare is for sweeps from scratch; give --workdir twice')
-      return reporting.tuned_runs(folders, out or folders[0], anonymous=anonymous)
+      return reporting.tuned_runs(
+        folders, out or folders[0], anonymous=_ANONYMOUS.value
+      )
     runs = [results.load(shards.gather(folder)) for folder in folders]
+    anonymous = _ANONYMOUS.value
     names = reporting.labels(runs, places, anonymous)
     if _COMPARE.value:
       reporting.side_by_side(runs, names, out, anonymous=anonymous)
