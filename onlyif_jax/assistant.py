@@ -91,13 +91,9 @@ def load(
     raise ConfigError(f'quantize={quantize!r} is not one of {", ".join(QUANTIZED)}')
   config, params = pretrained.load(path, dtype=dtype)
   tokenizer = load_tokenizer(path)
-  if adapter is not None:
+  if adapter is not None or quantize != 'none':
     digest = base_lib.digest(path)
     parts = adapters.attach(config, params, adapter, quantize, digest)
-  elif quantize != 'none':
-    # Adapters that add nothing: the weights are quantised beside them.
-    still = LoraConfig(rank=1)
-    parts = lora.adapt(config, params, still, quantize, jax.random.key(0))
   else:
     parts = lora.adapt(config, params, LoraConfig(), 'none', jax.random.key(0))
   return Assistant(parts, tokenizer, template)

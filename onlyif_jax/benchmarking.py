@@ -36,11 +36,11 @@ from onlyif_jax.evals.answering import Answerer, Decoding
 from onlyif_jax.evals.problems import ProblemSet
 from onlyif_jax.evals.protocols import Benchmark, Protocol
 from onlyif_jax.finetune import base as base_lib
-from onlyif_jax.models import llama, lora, pretrained
+from onlyif_jax.models import adapters, llama, pretrained
 from onlyif_jax.models.generate import Sampling
 from onlyif_jax.provenance import provenance
 from onlyif_jax.training import placement
-from onlyif_jax.tuning_settings import DevicesConfig, LoraConfig
+from onlyif_jax.tuning_settings import DevicesConfig
 
 Z = 1.96  # standard errors on either side of a 95 % interval
 _WORDS = ('tokenizer*', 'special_tokens_map.json', 'chat_template*', 'vocab.*')
@@ -158,16 +158,9 @@ def load(settings: Settings) -> tuple[Answerer, dict[str, Any]]:
       f'{config.vocab_size}; use the tokenizer of this model'
     )
   digest, graphdef = base_lib.digest(path), llama.graphdef(config)
-  if settings.adapter is not None:
-    from onlyif_jax.models import adapters
-
-    own, quantize = settings.adapter, settings.quantize
+  own, quantize = settings.adapter, settings.quantize
+  if own is not None or quantize != 'none':
     parts = adapters.attach(config, params, own, quantize, digest)
-    graphdef, params = parts.graphdef, parts.weights()
-  elif settings.quantize != 'none':
-    # An adapter that adds nothing: the weights are quantised beside it.
-    still, key = LoraConfig(rank=1), jax.random.key(0)
-    parts = lora.adapt(config, params, still, settings.quantize, key)
     graphdef, params = parts.graphdef, parts.weights()
   sharding = None
   if n > 1:

@@ -88,16 +88,7 @@ def make(tuning: Tuning, rows: Sequence[Row], directory: Path) -> None:
   with hf.new_directory(directory) as folder:
     _write_tokenizer(list(_texts(tuning, rows)), s.vocabulary, folder)
     tokenizer = load_tokenizer(folder)
-    config = DecoderConfig(
-      vocab_size=tokenizer.size,
-      max_length=tuning.tune.length,
-      layers=s.layers,
-      width=s.width,
-      hidden=s.hidden,
-      heads=s.heads,
-      kv_heads=s.kv_heads,
-      head_width=s.width // s.heads,
-    )
+    config = scratch_config(tuning, tokenizer.size)
     params = llama.init(config, keys.key(tuning.seed, Purpose.INIT))
     if s.steps:
       params = _pretrained(tuning, config, params, rows, tokenizer)
@@ -106,6 +97,21 @@ def make(tuning: Tuning, rows: Sequence[Row], directory: Path) -> None:
     for file in (folder / 'model').iterdir():
       file.rename(folder / file.name)
     (folder / 'model').rmdir()
+
+
+def scratch_config(tuning: Tuning, vocabulary: int) -> DecoderConfig:
+  """The small decoder of section `scratch`, with so many ids."""
+  s = tuning.scratch
+  return DecoderConfig(
+    vocab_size=vocabulary,
+    max_length=tuning.tune.length,
+    layers=s.layers,
+    width=s.width,
+    hidden=s.hidden,
+    heads=s.heads,
+    kv_heads=s.kv_heads,
+    head_width=s.width // s.heads,
+  )
 
 
 def _texts(tuning: Tuning, rows: Sequence[Row]) -> Iterator[str]:
@@ -130,7 +136,7 @@ def _pretrained(tuning: Tuning, config, params, rows, tokenizer):
   sources, plan = {'base': rows}, [('base', n) for n in range(len(rows))]
   batches = list(batching.batches(plan, sources, tokenizer, settings))
   optim = OptimConfig(
-    name='muon',  # in a third of AdamW's steps
+    name='muon',
     learning_rate=s.learning_rate,
     b2=0.95,
     weight_decay=0.0,

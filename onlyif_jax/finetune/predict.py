@@ -19,6 +19,7 @@ from rich.console import Console
 
 from onlyif_jax.analysis import table
 from onlyif_jax.finetune import rows as rows_lib
+from onlyif_jax.finetune.base import scratch_config
 from onlyif_jax.finetune.tuning_config import Tuning
 from onlyif_jax.models import llama, lora, pretrained_config, published
 from onlyif_jax.models.llama import DecoderConfig
@@ -133,23 +134,13 @@ def decoder(tuning: Tuning) -> DecoderConfig:
 
   One of the papers' models need not be there: its config.json is known.
   """
-  s = tuning.scratch
   if _as_published(tuning):
     name = Path(tuning.base.directory).name
     own = pretrained_config.parse(published.CONFIGS[name], name)
   elif tuning.base.directory:
     own = pretrained_config.read(Path(tuning.base.directory))
   else:
-    own = DecoderConfig(
-      vocab_size=s.vocabulary,
-      max_length=tuning.tune.length,
-      layers=s.layers,
-      width=s.width,
-      hidden=s.hidden,
-      heads=s.heads,
-      kv_heads=s.kv_heads,
-      head_width=s.width // s.heads,
-    )
+    own = scratch_config(tuning, tuning.scratch.vocabulary)
   return dataclasses.replace(
     own, compute_dtype=tuning.base.compute_dtype, remat=tuning.base.remat
   )

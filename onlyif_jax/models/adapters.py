@@ -104,9 +104,15 @@ def attach(
   quantize: str = 'none',
   digest: str = '',
 ) -> lora.Parts:
-  """A loaded base with the adapters of a directory, without dropout; ConfigError."""
+  """A loaded base with the adapters of a directory, without dropout; ConfigError.
+
+  directory None: adapters that add nothing, for a base that is only quantised.
+  """
+  key = jax.random.key(0)
+  if directory is None:
+    return lora.adapt(config, params, LoraConfig(rank=1), quantize, key)
   settings, trained = load(directory, config, digest)
-  key = jax.random.key(0)  # of the fresh adapters that are replaced
+  # The fresh adapters that the key makes are replaced.
   parts = lora.adapt(config, params, settings, quantize, key)
   return parts._replace(trained=jax.tree.map(jax.numpy.asarray, trained))
 
