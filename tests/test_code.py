@@ -149,6 +149,7 @@ def test_samples_need_every_problem_and_others_are_ignored(tmp_path):
 
 
 @sandboxed
+@sandboxed
 def test_a_file_whose_own_solution_fails_is_named(tmp_path):
   row = json.loads((DATA / 'humaneval_plus.jsonl').read_text().splitlines()[0])
   row['canonical_solution'] = '    return nothing\n'

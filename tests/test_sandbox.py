@@ -1,6 +1,7 @@
 """Programs that try to get out, to cheat or to use everything up."""
 
 import contextlib
+import dataclasses
 import functools
 import os
 import shutil
@@ -8,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import venv
 from pathlib import Path
 
 import pytest
@@ -430,6 +432,20 @@ def test_outcomes_do_not_depend_on_order_or_workers():
   three = [key(o) for o in sandbox.run_all(jobs[::-1], workers=3)]
   assert one == three[::-1]
   assert [status for status, *_ in one][:2] == ['passed', 'failed']
+
+
+@sandboxed
+def test_interpreters_below_tmp_are_seen(tmp_path):
+  """As in a virtual environment that `mktemp -d` made: closed to other users."""
+  tmp_path.chmod(0o700)
+  venv.create(tmp_path / 'venv', with_pip=False)
+  isolation = dataclasses.replace(
+    sandbox.detect(),
+    python=str(tmp_path / 'venv/bin/python'),
+    prefixes=(sys.base_prefix, str(tmp_path / 'venv')),
+  )
+  if isolation.mode in ('root', 'bwrap') or os.getuid():
+    assert sandbox.verify(isolation) == ''
 
 
 @sandboxed

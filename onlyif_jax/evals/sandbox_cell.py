@@ -136,6 +136,12 @@ def _make_root(config: dict[str, Any]) -> None:
   root = config['root']
   safe = NOSUID | NODEV
   _mount('tmpfs', root, 'tmpfs', safe, 'size=4m,mode=0755')
+  # First, since the interpreter may live below /tmp.
+  os.makedirs(f'{root}/tmp')
+  uid = INNER if config['mode'] == 'user' else config['uid']
+  size = config['limits']['disk_mb']
+  options = f'size={size}m,nr_inodes=10000,mode=0700,uid={uid},gid={uid}'
+  _mount('tmpfs', f'{root}/tmp', 'tmpfs', safe, options)
   for path in config['binds']:
     target = root + path
     os.makedirs(target)
@@ -143,7 +149,7 @@ def _make_root(config: dict[str, Any]) -> None:
   for path, target in config['links'].items():
     os.makedirs(os.path.dirname(root + path), exist_ok=True)
     os.symlink(target, root + path)
-  for folder in ('dev', 'proc', 'tmp'):
+  for folder in ('dev', 'proc'):
     os.makedirs(f'{root}/{folder}', exist_ok=True)
   for name in ('null', 'zero', 'random', 'urandom'):
     with open(f'{root}/dev/{name}', 'w'):
@@ -151,10 +157,6 @@ def _make_root(config: dict[str, Any]) -> None:
     _mount(f'/dev/{name}', f'{root}/dev/{name}', None, BIND)
   # Containers that hide a part of /proc allow no other one; then there is none.
   _quietly(_mount, 'proc', f'{root}/proc', 'proc', safe | NOEXEC | RDONLY)
-  uid = INNER if config['mode'] == 'user' else config['uid']
-  size = config['limits']['disk_mb']
-  options = f'size={size}m,nr_inodes=10000,mode=0700,uid={uid},gid={uid}'
-  _mount('tmpfs', f'{root}/tmp', 'tmpfs', safe, options)
   os.chroot(root)
   os.chdir('/')
 

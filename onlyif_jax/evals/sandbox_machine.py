@@ -81,12 +81,13 @@ class Isolation:
     words = [self.wrapper, '--unshare-all', '--die-with-parent', '--new-session']
     words += ['--as-pid-1', '--clearenv', '--uid', '60577', '--gid', '60577']
     words += ['--cap-drop', 'ALL'] + ['--share-net'] * self.network
+    words += ['--tmpfs', '/tmp']  # first: the interpreter may live below it
     for path in (*self._binds(), str(cell.parent)):
       words += ['--ro-bind', path, path]
     for path, target in _links().items():
       words += ['--symlink', target, path]
     words += ['--proc', '/proc', '--dev', '/dev']
-    words += ['--tmpfs', '/tmp', '--tmpfs', '/harness', '--remount-ro', '/']
+    words += ['--tmpfs', '/harness', '--remount-ro', '/']
     return [*words, '--', *inner]
 
   def config(self, folder: Path, role: str, uid: int | None) -> dict[str, Any]:
