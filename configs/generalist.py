@@ -4,8 +4,9 @@
   python -m onlyif_jax.main --config=configs/generalist.py:7b,base=DIR,data=DIR
 
 Arguments after the size: base=DIR (a Hugging Face directory of the model), data=DIR
-(the files named below, and both of EvalPlus, whose prompts no row may give away),
-select=kcenter (a core set, the default) or random, encoder=DIR (a static encoder for
+(0000_sft.parquet of UltraInteract, 1M-GPT4-Augmented.parquet of OpenOrca,
+alpaca_data.json, and both files of EvalPlus, whose prompts no row may give away),
+rows=20/0/0|10/10/0 (some of the table), select=kcenter (a core set, the default) or random, encoder=DIR (a static encoder for
 it), length=2048, seeds=3.
 
 To a base of UltraInteract another 10 or 20 thousand rows are added: of UltraInteract,
@@ -20,13 +21,7 @@ two stand for a thousand; models are judged by their loss on held-out responses 
 Measured: see README.
 """
 
-import os
-from pathlib import Path
-
-from onlyif_jax import presets
-from onlyif_jax.config import parse_arg
-from onlyif_jax.corpora.mixture_settings import of_thousands
-from onlyif_jax.finetune.tuning_config import mixture_config
+from onlyif_jax import mixture_presets, presets
 
 ROWS = (
   *('20/0/0', '10/10/0', '10/0/10'),
@@ -34,13 +29,11 @@ ROWS = (
   *('60/0/0', '40/20/0', '40/0/20', '50/10/0', '50/0/10'),
   *('80/0/0', '60/20/0', '60/0/20', '70/10/0', '70/0/10'),
 )
-FILES = {  # source -> (shipped rows, the published file), and how to read both
-  'ultra': ('ultrainteract_sft.jsonl', '0000_sft.parquet'),
-  'orca': ('openorca.jsonl', '1M-GPT4-Augmented.parquet'),
-  'alpaca': ('alpaca_data.json', 'alpaca_data.json'),
+SOURCES = {  # source -> (format, shipped rows, the published file)
+  'ultra': ('ultrainteract', 'ultrainteract_sft.jsonl', '0000_sft.parquet'),
+  'orca': ('openorca', 'openorca.jsonl', '1M-GPT4-Augmented.parquet'),
+  'alpaca': ('alpaca', 'alpaca_data.json', 'alpaca_data.json'),
 }
-FORMATS = {'ultra': 'ultrainteract', 'orca': 'openorca', 'alpaca': 'alpaca'}
-CODE = {'humaneval': 'HumanEvalPlus.jsonl.gz', 'mbpp': 'MbppPlus.jsonl.gz'}
 PAPER = (
   'within a budget, 10K of OpenOrca beside UltraInteract beats more UltraInteract by '
   '10 to 16 %; the best of all is 40K (47.59)'
@@ -49,31 +42,18 @@ PAPER = (
 
 def get_config(arg=None):
   """The config of a size."""
-  words = {'base': str, 'data': str, 'select': str, 'encoder': str}
-  given = parse_arg(arg, ('tiny', '7b'), **words, length=int, seeds=int)
-  c = mixture_config()
-  c.name, c.size, c.paper = 'generalist', given.size, PAPER
-  tiny = given.size == 'tiny'
-  shipped = os.path.relpath(Path(__file__).parent / 'rows')
-  folder = given.data or (shipped if tiny else 'data')
-  if tiny:
-    presets.tiny_mixtures(c)
-    c.mixture.tests = (f'problems={folder}/humaneval.jsonl:prompt',)
-  else:
-    presets.papers_mixtures(c)
-    c.base.directory = 'models/Mistral-7B-v0.3'
+  words = {'select': str, 'encoder': str, 'length': int}
+  c, given, folder = mixture_presets.start(
+    'generalist', arg, __file__, SOURCES, ROWS, **words
+  )
+  c.paper = PAPER
+  if given.size == '7b':
+    c.base.directory = given.base or 'models/Mistral-7B-v0.3'
     c.tune.template, c.tune.length = 'mistral', 2_048
-    c.benchmarks.names = (*CODE, 'math', 'gsm8k', 'theoremqa', 'mmlu', 'ifeval', 'bbh')
+    own = ('math', 'gsm8k', 'theoremqa', 'mmlu', 'ifeval', 'bbh')
+    c.benchmarks.names = (*mixture_presets.CODE_TESTS, *own)
     c.benchmarks.protocol, c.benchmarks.data = 'harness-default', folder
-    c.mixture.tests = tuple(f'{k}={folder}/{v}:prompt' for k, v in CODE.items())
-  c.base.directory = given.base or c.base.directory
   c.tune.length = given.length or c.tune.length
-  c.seeds = given.seeds or (1 if tiny else 3)
   c.mixture.selection = presets.choose('select', given.select, ('kcenter', 'random'))
   c.mixture.encoder = given.encoder or ''
-  c.mixture.sources = tuple(
-    f'{name}={folder}/{files[not tiny]}:{FORMATS[name]}'
-    for name, files in FILES.items()
-  )
-  c.mixture.rows = tuple(of_thousands(FILES, row, c.thousand) for row in ROWS)
   return c

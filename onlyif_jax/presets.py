@@ -41,34 +41,6 @@ def papers_model(c) -> None:
   c.checkpoint.every = 5_000
 
 
-def tiny_mixtures(c) -> None:
-  """A small decoder and the shipped rows, two to a thousand: minutes on two cores."""
-  c.base.dtype = c.base.compute_dtype = 'float32'
-  c.base.remat = False
-  c.scratch.vocabulary, c.scratch.heads, c.scratch.kv_heads = 500, 4, 2
-  c.scratch.steps, c.scratch.batch_size = 800, 8
-  c.lora.rank, c.lora.alpha = 16, 32.0
-  c.tune.length, c.tune.batch_size, c.tune.epochs = 192, 8, 6
-  c.optim.learning_rate, c.optim.clip, c.optim.b2 = 3e-3, 1.0, 0.95
-  c.answers.examples = 25
-  c.mixture.ngram, c.mixture.dimensions, c.mixture.clusters = 10, 64, 20
-  c.thousand = 2
-
-
-def papers_mixtures(c) -> None:
-  """The papers' settings for code (Only-IF, section 4); where they are silent, ours.
-
-  Theirs: rate 1e-5, batches of 4, 8-bit, 3 epochs, length 768. Ours: LoRA of rank 64
-  on all linear layers, one row a line, and rows without a response are left out.
-  """
-  c.base.quantize = 'int8'
-  c.lora.rank, c.lora.alpha = 64, 128.0
-  c.optim.learning_rate = 1e-5
-  c.tune.length, c.tune.batch_size, c.tune.epochs = 768, 4, 3
-  c.tune.packing = 'none'
-  c.mixture.bad = 'drop'
-
-
 def choose(name: str, given: str | None, options: tuple[str, ...]) -> str:
   """An argument that is one of a few words; the first is its default."""
   if given is None:

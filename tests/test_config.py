@@ -63,6 +63,15 @@ def test_every_config_of_fine_tuning_and_size_builds(path):
     assert tuning_config.freeze(again) == tuning
 
 
+def test_some_rows_of_a_table_are_one_argument():
+  get_config = load(CONFIGS[0].with_name('code_deepseek.py')).get_config
+  c = tuning_config.freeze(get_config('tiny,rows=20/0/0|67.5/3.25/3.25'))
+  assert c.mixture.rows == ('oss=40', 'oss=135,alpaca=7,cot=6')
+  for wrong in ('20/0', 'x/1/0', '1/1/1/0'):
+    with pytest.raises(ConfigError, match=f"rows has '{wrong}'; give thousands of oss,"):
+      get_config(f'tiny,rows={wrong}')
+
+
 def test_mixtures_at_7b_have_the_papers_settings():
   for name in ('code_deepseek', 'code_codeqwen'):
     path = CONFIGS[0].with_name(f'{name}.py')

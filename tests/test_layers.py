@@ -43,6 +43,7 @@ LAYERS = [
     *('benchmark', 'benchmark_stack', 'benchmark_peaks'),
     *('benchmark_peers', 'benchmark_torch'),
     'mixing',
+    'mixture_presets',
     'finetune',
     'assistant',
     'benchmark_tuning',

@@ -186,7 +186,13 @@ def of_thousands(names: Iterable[str], thousands: str, thousand: int = 1000) -> 
   >>> of_thousands(('oss', 'alpaca', 'cot'), '67.5/3.25/3.25', 2)
   'oss=135,alpaca=7,cot=6'
   """
-  parts = dict(zip(names, map(Fraction, thousands.split('/')), strict=True))
+  names = tuple(names)
+  try:
+    parts = dict(zip(names, map(Fraction, thousands.split('/')), strict=True))
+  except (ValueError, ZeroDivisionError):
+    raise ConfigError(
+      f'rows has {thousands!r}; give thousands of {", ".join(names)} as 18/2/0'
+    ) from None
   counts = largest_remainder(int(thousand * sum(parts.values())), parts)
   return ','.join(f'{name}={count}' for name, count in counts.items() if count)
 
