@@ -11,7 +11,8 @@ from onlyif_jax.config import ConfigError, RunConfig, freeze, parse_arg
 from onlyif_jax.finetune import rows, tuning_config
 
 CONFIGS = sorted((Path(__file__).parents[1] / 'configs').glob('*.py'))
-TUNING = [p for p in CONFIGS if 'finetune.tuning_config' in p.read_text()]
+FINE = ('finetune.tuning_config', 'mixture_presets')  # what they import
+TUNING = [p for p in CONFIGS if any(word in p.read_text() for word in FINE)]
 SWEEPS = [p for p in CONFIGS if p not in TUNING]
 BASE = dataclasses.asdict(RunConfig())
 
