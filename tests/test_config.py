@@ -69,7 +69,9 @@ def test_some_rows_of_a_table_are_one_argument():
   c = tuning_config.freeze(get_config('tiny,rows=20/0/0|67.5/3.25/3.25'))
   assert c.mixture.rows == ('oss=40', 'oss=135,alpaca=7,cot=6')
   for wrong in ('20/0', 'x/1/0', '1/1/1/0'):
-    with pytest.raises(ConfigError, match=f"rows has '{wrong}'; give thousands of oss,"):
+    with pytest.raises(
+      ConfigError, match=f"rows has '{wrong}'; give thousands of oss,"
+    ):
       get_config(f'tiny,rows={wrong}')
 
 
