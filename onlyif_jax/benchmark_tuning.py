@@ -21,7 +21,7 @@ from onlyif_jax.finetune.tuning_config import Tuning
 from onlyif_jax.models import llama, lora
 from onlyif_jax.models.generate import generate
 from onlyif_jax.training import placement
-from onlyif_jax.training.tuning import TuneStep
+from onlyif_jax.training.tuning import TuneStep, train_step
 
 
 def run(
@@ -65,22 +65,23 @@ def _training(tuning, parts, vocabulary, mesh, seconds) -> dict[str, float]:
     'segments': np.ones(shape, np.int32),
     'positions': np.tile(np.arange(t.length, dtype=np.int32), (t.batch_size, 1)),
   }
-  tune = TuneStep(tuning.optim, 10**6, t.micro_batches)
+  tune = TuneStep(tuning.optim, t.micro_batches)
   state, frozen = tune.init(parts.trained), parts.frozen
   state = jax.device_put(state, placement.place(mesh, state))
   frozen = jax.device_put(frozen, placement.place(mesh, frozen))
   batch = jax.device_put(batch, placement.batch(mesh))
-  step = jax.jit(
-    lambda state, frozen, batch: tune.step(parts, state, frozen, batch),
-    donate_argnums=0,
-  )
+  rate = np.float32(tuning.optim.learning_rate)
+
+  def step(state):
+    return train_step(tune, parts.definitions, state, frozen, batch, rate, 0)
+
   began = time.perf_counter()
-  state, sums = step(state, frozen, batch)
+  state, sums = step(state)
   jax.block_until_ready(sums)
   compiled, steps = time.perf_counter() - began, 0
   began = time.perf_counter()
   while time.perf_counter() - began < seconds:
-    state, sums = step(state, frozen, batch)
+    state, sums = step(state)
     jax.block_until_ready(sums)
     steps += 1
   took = time.perf_counter() - began

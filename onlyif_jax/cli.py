@@ -6,11 +6,12 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from pathlib import Path
+from typing import Any, NoReturn
 
 from absl import app, flags
 
-from onlyif_jax.config import ConfigError
+from onlyif_jax.config import EXTENDABLE, ConfigError, digest
 
 DEBUG = flags.DEFINE_bool('debug', False, 'Show tracebacks of user errors.')
 
@@ -58,6 +59,24 @@ def run(
       fail(str(e) if isinstance(e, ConfigError) else _explain_file(e))
 
   app.run(guarded, flags_parser=parse)
+
+
+def default_workdir(run_config: Any) -> Path:
+  """runs/<config>-<size>, with a hash of what --config and its overrides change."""
+  from ml_collections import config_flags
+
+  flag = flags.FLAGS['config']
+  _, _, arg = config_flags.get_config_filename(flag).partition(':')
+  changed = dict(config_flags.get_override_values(flag))
+  changed |= {word: '' for word in arg.split(',') if '=' in word}
+  # More counts or seeds extend a run, so they do not change its name.
+  kept = {
+    k: str(v)
+    for k, v in changed.items()
+    if k not in EXTENDABLE and not k.startswith(('counts=', 'seeds=', 'stack.'))
+  }
+  name = f'{run_config.name}-{run_config.size}'
+  return Path('runs') / (f'{name}-{digest(kept)}' if kept else name)
 
 
 def fail(message: str) -> NoReturn:

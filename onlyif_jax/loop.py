@@ -21,6 +21,7 @@ from onlyif_jax.checkpoint import Checkpointer
 from onlyif_jax.evals.anatomy import Anatomist
 from onlyif_jax.evals.exact_match import IN_LOOP, Evaluator, eval_sets, plain_set
 from onlyif_jax.experiment import Experiment, Row
+from onlyif_jax.progress import StackProgress
 from onlyif_jax.training.metrics import Tally
 from onlyif_jax.training.parallel import StackProgram
 from onlyif_jax.workdir import (
@@ -100,7 +101,7 @@ class StackRun:
     evaluator: Evaluator,
     stack: Stack,
     workdir: Workdir,
-    on_chunk: Callable[[int, int, float, float, float | None], None],
+    progress: StackProgress,
     stop: StopSignal | None = None,
     anatomist: Anatomist | None = None,
     on_progress: OnProgress | None = None,
@@ -108,7 +109,7 @@ class StackRun:
     self.experiment, self.program, self.evaluator = experiment, program, evaluator
     self.anatomist = anatomist
     self.stack, self.workdir = stack, workdir
-    self.on_chunk, self.on_progress, self.stop = on_chunk, on_progress, stop
+    self.progress, self.on_progress, self.stop = progress, on_progress, stop
     config = experiment.config
     members = experiment.members(stack.padded)
     self.members = distributed.place(members, program.sharding)
@@ -212,7 +213,7 @@ class StackRun:
     self._time('train', step, seconds, steps * size / seconds)
     mean = float(np.mean([r['loss'] for r in rows])) if rows else float('nan')
     if self.workdir.writes:
-      self.on_chunk(step, steps, seconds, mean, self.dev_match)
+      self.progress.chunk(step, steps, seconds, mean, self.dev_match)
 
   def _time(self, what, step, seconds, rate=None):
     row = {
@@ -243,7 +244,20 @@ class StackRun:
     self._table('dynamics.csv', DYNAMICS_COLUMNS, table)
     self._record(lines)
     self.dev_match = float(np.mean(matches)) if matches else None
-    self._time('eval', step, time.perf_counter() - began)
+    seconds = time.perf_counter() - began
+    self._time('eval', step, seconds)
+    if self.workdir.writes:
+      self.progress.judged(self._share(), seconds)
+
+  def _share(self) -> float:
+    """One evaluation in the loop as a share of all that a stack will have."""
+    config = self.experiment.config.eval
+    own = len(IN_LOOP) * config.loop_examples
+    final = eval_sets(config, self.experiment.data.task)
+    decoded = config.outputs * len({one.split for one in final})
+    # Decoding with a cache costs about two passes over the sequence.
+    total = len(self.eval_steps) * own + sum(one.examples for one in final)
+    return own / (total + 2 * decoded)
 
   def _finish(self, params, saver: Checkpointer):
     began = time.perf_counter()
@@ -264,6 +278,8 @@ class StackRun:
     saver.wait()  # a stack that is done has its last checkpoint
     self.workdir.append_json('ledger.jsonl', event)
     self._time('final_eval', self.steps, time.perf_counter() - began)
+    if self.workdir.writes:
+      self.progress.done()
 
   def _examine(self, anatomist: Anatomist, params, sets):
     """Writes what the members' decoded outputs look like; more rows of results."""

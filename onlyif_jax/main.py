@@ -1,7 +1,6 @@
 """Trains a sweep and shows its step: `python -m onlyif_jax.main --config=FILE`."""
 
 from pathlib import Path
-from typing import Any
 
 from absl import flags, logging
 from ml_collections import config_flags
@@ -36,11 +35,11 @@ def main(argv) -> int:
   if 'tune' in _CONFIG.value:
     from onlyif_jax import finetune
 
-    path = Path(_WORKDIR.value or default_workdir(_CONFIG.value))
+    path = Path(_WORKDIR.value or cli.default_workdir(_CONFIG.value))
     how = {'dry_run': _DRY_RUN.value, 'preview': _PREVIEW.value}
     return finetune.main(_CONFIG.value, path, **how)
   run_config = config.freeze(_CONFIG.value)
-  workdir = _WORKDIR.value or default_workdir(run_config)
+  workdir = _WORKDIR.value or cli.default_workdir(run_config)
   launch = launchers.options((_SHARD, _MULTIHOST, _DRY_RUN))
   if launch is not None:
     return launchers.main(run_config, workdir, launch)
@@ -66,22 +65,6 @@ def main(argv) -> int:
     stored = Workdir(path).config()
     sweep.claim_devices(stored or run_config, processes)
     return sweep.main(run_config, path, shard)
-
-
-def default_workdir(run_config: Any) -> Path:
-  """runs/<config>-<size>, with a hash of what the command line changed."""
-  flag = flags.FLAGS['config']
-  _, _, arg = config_flags.get_config_filename(flag).partition(':')
-  changed = dict(config_flags.get_override_values(flag))
-  changed |= {word: '' for word in arg.split(',') if '=' in word}
-  # More counts or seeds extend a run, so they do not change its name.
-  kept = {
-    k: str(v)
-    for k, v in changed.items()
-    if k not in config.EXTENDABLE and not k.startswith(('counts=', 'seeds=', 'stack.'))
-  }
-  name = f'{run_config.name}-{run_config.size}'
-  return Path('runs') / (f'{name}-{config.digest(kept)}' if kept else name)
 
 
 if __name__ == '__main__':

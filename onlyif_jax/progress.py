@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.live import Live
@@ -11,17 +12,21 @@ PLAIN_SECONDS = 15.0  # between lines where there is no terminal
 
 
 class Progress:
-  """Counts member-steps over the whole sweep; prints to standard error."""
+  """Follows a run stack by stack; prints to standard error.
 
-  def __init__(self, rows: int, steps: int, batch_size: int):
-    self.rows, self.steps, self.batch = rows, steps, batch_size
+  work: what the training of each stack that is left costs, in their order and in any
+  unit, so that stacks of different sizes foretell each other.
+  """
+
+  def __init__(self, rows: int, work: Sequence[float]):
+    self.rows, self.left = rows, list(work)
     self.rows_done = 0  # by earlier calls too
-    # Member-steps of this process and the seconds they took, without the first
-    # chunk, which compiles; and the seconds that each stack spent beside training.
-    self.trained, self.seconds = 0, 0.0
+    # The work that was done here and its seconds, without chunks that compile.
+    self.trained, self.seconds = 0.0, 0.0
+    # The same of evaluations, whose unit is that of one stack; and the seconds that
+    # every whole stack spent beside training.
+    self.judged, self.judging = 0.0, 0.0
     self.beside: list[float] = []
-    self.began = 0.0  # when the last stack began, moved on by its training
-    self.chunks = 0
     self.printed = -PLAIN_SECONDS
     self.console = Console(file=sys.stderr)
     self.live = Live(console=self.console, refresh_per_second=4, transient=True)
@@ -36,47 +41,27 @@ class Progress:
     if self.console.is_terminal:
       self.live.stop()
 
-  def stack(self, rows: int, steps: int | None = None, batch_size: int | None = None):
-    """Starts a stack of so many rows; returns the callback for its chunks.
+  def stack(self, rows: int, steps: int, batch_size: int, *, compiles=False):
+    """Starts the next stack; returns what is to be told of it.
 
-    steps, batch_size: of this stack, where a variant changes them; what is left is
-    taken to be like it.
+    compiles: whether its first chunk has to.
     """
-    self.steps, self.batch = steps or self.steps, batch_size or self.batch
-    now = time.monotonic()
-    if self.chunks:
-      self.beside.append((now - self.began) / rows)
-    self.began = now
+    return StackProgress(self, rows, steps, batch_size, compiles)
 
-    def on_chunk(step: int, steps: int, seconds: float, loss: float, match=None):
-      """Reports that `steps` steps, up to `step`, took `seconds`."""
-      self.began += seconds
-      self.chunks += 1
-      if self.chunks > 1:
-        self.trained += steps * rows
-        self.seconds += seconds
-      eta = self._eta(rows * step)
-      if step == self.steps:
-        self.rows_done += rows
-      rate = steps * rows * self.batch / seconds
-      shown = '' if match is None else f'  dev exact match {match:.3f}'
-      self._print(
-        f'rows {self.rows_done}/{self.rows}  step {step:,}/{self.steps:,}  '
-        f'{rate:,.0f} examples/s  loss {loss:.4f}{shown}  ETA {eta}',
-        last=self.rows_done == self.rows,
-      )
-
-    return on_chunk
-
-  def _eta(self, current: int) -> str:
-    """The time that is left; evaluation counts once a stack without compiling did it."""
-    if not self.trained:
-      return '?'
-    left = self.rows - self.rows_done
-    seconds = (left * self.steps - current) * self.seconds / self.trained
-    if len(self.beside) > 1:  # the first stack compiles
-      seconds += left * sum(self.beside[1:]) / len(self.beside[1:])
-    return f'{seconds:.0f} s' if seconds < 100 else f'{seconds / 60:.0f} min'
+  def show(self, line: str, share: float):
+    """Prints a line with the time that is left; share: of the current stack's work."""
+    left = (sum(self.left) - share * self.left[0]) if self.left else 0.0
+    eta = '?'
+    if self.trained:
+      seconds = left * self.seconds / self.trained
+      # The first stack compiles: what it spent says nothing of the next.
+      if len(self.beside) > 1:
+        seconds += len(self.left) * sum(self.beside[1:]) / len(self.beside[1:])
+      elif self.judged:
+        seconds += len(self.left) * self.judging / self.judged
+      eta = f'{seconds:.0f} s' if seconds < 100 else f'{seconds / 60:.0f} min'
+    text = f'rows {self.rows_done}/{self.rows}  {line}  ETA {eta}'
+    self._print(text, last=self.rows_done == self.rows)
 
   def _print(self, line: str, *, last: bool = False):
     if self.console.is_terminal:
@@ -84,3 +69,41 @@ class Progress:
     elif last or time.monotonic() - self.printed > PLAIN_SECONDS:
       self.printed = time.monotonic()
       print(line, file=sys.stderr, flush=True)
+
+
+class StackProgress:
+  """What is told of one stack; the stack ends with `done`."""
+
+  def __init__(self, whole: Progress, rows, steps, batch_size, compiles):
+    self.whole, self.rows, self.steps = whole, rows, steps
+    self.batch_size, self.compiles = batch_size, compiles
+    self.began, self.training, self.judgements = time.monotonic(), 0.0, 0
+
+  def chunk(self, step: int, steps: int, seconds: float, loss: float, match=None):
+    """Steps, up to `step`, took `seconds`; match: exact match on dev rules."""
+    whole = self.whole
+    if not self.compiles:
+      self.training += seconds
+      whole.trained += whole.left[0] * steps / self.steps
+      whole.seconds += seconds
+    self.compiles = False
+    rate = steps * self.rows * self.batch_size / seconds
+    shown = '' if match is None else f'  dev exact match {match:.3f}'
+    if step == self.steps:
+      whole.rows_done += self.rows
+    whole.show(
+      f'step {step:,}/{self.steps:,}  {rate:,.0f} examples/s  loss {loss:.4f}{shown}',
+      step / self.steps,
+    )
+
+  def judged(self, share: float, seconds: float):
+    """An evaluation took `seconds`; share: of all evaluation of a stack."""
+    self.judgements += 1
+    if self.judgements > 1:  # the first compiles
+      self.whole.judged += share
+      self.whole.judging += seconds
+
+  def done(self):
+    """The stack is done, its evaluation too."""
+    self.whole.left.pop(0)
+    self.whole.beside.append(time.monotonic() - self.began - self.training)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from absl import flags
 
-from onlyif_jax import bucket, cli, shards
-from onlyif_jax.analysis import bundle, html_tuned, reporting, results
+from onlyif_jax import bucket, cli
+from onlyif_jax.analysis import bundle, reporting
 from onlyif_jax.config import ConfigError
 
 _WORKDIR = flags.DEFINE_multi_string(
@@ -43,24 +43,18 @@ def main(argv) -> int:
       for p in (*_WORKDIR.value, *_COMPARE.value)
     ]
     folders += [stack.enter_context(bundle.opened(p)) for p in _BUNDLE.value]
+    runs = [reporting.load(folder) for folder in folders]
+    how = {'anonymous': _ANONYMOUS.value}
+    names = reporting.labels(runs, places, _ANONYMOUS.value)
     out = Path(_OUT.value) if _OUT.value else None
-    if any(map(html_tuned.is_tuned, folders)):
-      if _COMPARE.value:
-        raise ConfigError('--compare is for sweeps from scratch; give --workdir twice')
-      return reporting.tuned_runs(
-        folders, out or folders[0], anonymous=_ANONYMOUS.value
-      )
-    runs = [results.load(shards.gather(folder)) for folder in folders]
-    anonymous = _ANONYMOUS.value
-    names = reporting.labels(runs, places, anonymous)
     if _COMPARE.value:
-      reporting.side_by_side(runs, names, out, anonymous=anonymous)
+      reporting.side_by_side(runs, names, out, **how)
       return 0
     beside = folders[0]
     if _BUNDLE.value:
       first = next(Path(p) for p in places if not bucket.is_url(p))
       beside = first.with_name(f'{first.stem}-report')
-    reporting.report(runs, names, out or beside, also_own=own, anonymous=anonymous)
+    reporting.report(runs, names, out or beside, also_own=own, **how)
   return 0
 
 

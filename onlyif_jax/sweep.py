@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from onlyif_jax import adaptive, distributed
 from onlyif_jax import experiment as experiment_lib
-from onlyif_jax.analysis import results, table
+from onlyif_jax.analysis import reporting, results
 from onlyif_jax.config import ConfigError, RunConfig, StackConfig
 from onlyif_jax.evals.anatomy import Anatomist
 from onlyif_jax.experiment import Experiment, Row
@@ -110,8 +110,7 @@ def main(
       'lower its learning rate or clip its gradient (optim.clip)'
     )
   if analysis is not None:
-    table.show(analysis)
-    print(f'figure: {Path(path) / "figure.png"}')
+    reporting.finish(analysis)
   used = resource.getrusage(resource.RUSAGE_SELF)
   print(
     f'took {(time.perf_counter() - began) / 60:.1f} min, '
@@ -213,7 +212,7 @@ def _train(
 
   made: programs by what they are compiled from, for the next call.
   """
-  run, plan = experiment.run, experiment.data.plan
+  run = experiment.run
   done = distributed.agree(lambda: done_members(workdir))
   planned = distributed.agree(
     lambda: plan_stacks(workdir, rows, run.stack.members, experiment)
@@ -221,21 +220,23 @@ def _train(
   left = [
     stack for stack in planned if any(row.member not in done for row in stack.rows)
   ]
-  progress = Progress(len(rows), plan.steps, plan.batch_size)
+  work = [experiment.sibling(stack.rows[0]).flops for stack in left]
+  progress = Progress(len(rows), work)
   with progress if workdir.writes else contextlib.nullcontext():
     progress.rows_done = sum(row.member in done for row in rows)
     for stack in left:
       if stop_number(stop):
         return False
       own = experiment.sibling(stack.rows[0])
-      if own.trainer not in made:
+      new = own.trainer not in made
+      if new:
         # Those of an earlier group of variants are not needed again.
         made.clear()
         made[own.trainer] = _programs(own, mesh, run)
       program, evaluator, anatomist = made[own.trainer]
-      plan = own.data.plan
-      on_chunk = progress.stack(len(stack.rows), plan.steps, plan.batch_size)
-      parts = (own, program, evaluator, stack, workdir, on_chunk, stop, anatomist)
+      shape = own.data.plan.steps, own.data.plan.batch_size
+      told = progress.stack(len(stack.rows), *shape, compiles=new)
+      parts = (own, program, evaluator, stack, workdir, told, stop, anatomist)
       if not StackRun(*parts, on_progress).run():
         return False
   return True

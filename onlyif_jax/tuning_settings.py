@@ -92,8 +92,10 @@ class AnswerConfig:
   shown: int = 20  # wrong answers kept for the report
   max_tokens: int = 64  # of an answer
   batch_size: int = 32
-  shots: int = 0  # solved examples before each prompt, with training rules
   zero_shot: bool = True  # also ask the model before any fine-tuning
+  # Of a symbolic task: ask it once more, with so many solved examples of training
+  # rules before each prompt; 0: do not.
+  shots: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,15 +8,17 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
+import fake_run
 import fake_tuned
 import pytest
 from fake_tuned import right
 
-from onlyif_jax.analysis import html_tuned, reporting, tuned
+from onlyif_jax.analysis import html as page_lib
+from onlyif_jax.analysis import reporting, results, tuned
 from onlyif_jax.analysis.figures_style import pyplot
-from onlyif_jax.config import ConfigError
 from onlyif_jax.finetune import rows as rows_lib
 from onlyif_jax.finetune.answers import ANATOMY_COLUMNS
 
@@ -77,11 +79,11 @@ def pages():
   with tempfile.TemporaryDirectory() as name:
     first = tuned.load(mixture(Path(name) / 'a'))
     second = tuned.load(symbolic(Path(name) / 'b'))
-    return (
-      html_tuned.page([first]),
-      html_tuned.page([second]),
-      html_tuned.page([first], anonymous=True),
-    )
+    return (page(first), page(second), page(first, anonymous=True))
+
+
+def page(run, **how):
+  return page_lib.page([run], [run.label], **how)
 
 
 def plain(text):
@@ -97,6 +99,7 @@ def test_sections_of_mixtures_come_in_order():
   wanted = (
     *(
       'code_codeqwen-7b',
+      'Coverage: ',
       'Does replacing code instructions',
       'LoRA rank 64, int8 base',
     ),
@@ -104,6 +107,7 @@ def test_sections_of_mixtures_come_in_order():
     *('Mixtures, mean over seeds', 'less than its noise', '[C14.4] CodeQwen'),
     *('Papers: 18K OSS', 'Problem by problem', 'The mixtures'),
     *('Rows, removals and diversity', 'Diversity of the sets'),
+    *('Scoreboard', 'CodeQwen rises, then falls', 'All other experiments'),
     *('Provenance', 'Command', 'python -m onlyif_jax.main'),
   )
   assert in_order(plain(pages()[0]), wanted)
@@ -116,7 +120,7 @@ def test_sections_of_a_symbolic_run_come_in_order():
     *('cipher_lm-tiny', 'Does a pretrained model show the step', 'made on the spot'),
     *('Exact match, mean over seeds', 'The step', 'Papers: few rules solve'),
     *('What the outputs are', '0.571', 'Wrong outputs', f'copied · unseen · {name}'),
-    'Command',
+    *('Scoreboard', 'solve the no-op half (here', '(tiny analogue)', 'Command'),
   )
   assert in_order(plain(pages()[1]), wanted)
   assert '&lt;b&gt;ab' in pages()[1]
@@ -153,21 +157,45 @@ def test_an_anonymous_page_names_neither_commit_nor_paths():
 
 def test_without_benchmarks_the_page_says_how_to_get_them(tmp_path):
   run = tuned.load(mixture(tmp_path / 'a', scored=False))
-  text = plain(html_tuned.page([run]))
+  text = plain(page(run))
   assert 'No benchmark was run' in text
-  assert 'Table 2' not in text
+  assert 'Table 2, CodeQwen-7B' not in text
 
 
-def test_sweeps_and_fine_tuning_are_reported_apart(tmp_path):
-  path = symbolic(tmp_path / 'a')
-  (tmp_path / 'b').mkdir()
-  (tmp_path / 'b' / 'config.json').write_text('{"sweep": {}}')
-  assert html_tuned.is_tuned(path)
-  assert not html_tuned.is_tuned(tmp_path / 'b')
-  assert not html_tuned.is_tuned(tmp_path / 'c')
-  with pytest.raises(ConfigError, match='b is no run of fine-tuning'):
-    reporting.tuned_runs([path, tmp_path / 'b'], tmp_path / 'out')
-  assert not (tmp_path / 'out').exists()
+def test_sweeps_and_fine_tuning_share_a_report(tmp_path, capsys):
+  paths = [symbolic(tmp_path / 'a'), fake_run.make(tmp_path / 'b', counts=(101, 1009))]
+  assert [tuned.is_tuned(p) for p in (*paths, tmp_path / 'c')] == [True, False, False]
+  runs = [reporting.load(p) for p in paths]
+  names = reporting.labels(runs, [str(p) for p in paths], False)
+  assert names == ['cipher_lm-tiny', 'imin-cpu']
+  out = tmp_path / 'out'
+  reporting.report(runs, names, out)
+  assert {p.name for p in out.iterdir()} == {'report.html', 'scoreboard.json'}
+  text = plain((out / 'report.html').read_text())
+  assert in_order(text, ('cipher_lm-tiny, imin-cpu', 'Coverage: 0 of'))
+  own = text.partition('Scoreboard')[2].partition('All other experiments')[0]
+  assert in_order(own, ('cipher_lm', 'few rules solve', 'imin', 'fewer than 300'))
+  board = json.loads((out / 'scoreboard.json').read_text())
+  ran = {r['experiment'] for r in board['rows'] if r['ours'] and '' not in r['runs']}
+  assert ran == {'cipher_lm', 'imin'}
+  assert 'few rules solve the no-op half' in capsys.readouterr().out
+
+
+def test_a_run_leaves_its_page_within_seconds(tmp_path, capsys):
+  for path in (symbolic(tmp_path / 'a'), fake_run.make(tmp_path / 'b')):
+    tuned_run = tuned.is_tuned(path)
+    run = path if tuned_run else results.analyse(path)
+    began = time.process_time()
+    reporting.finish(run)
+    assert time.process_time() - began < 3  # of one core
+    assert (path / 'figure.png').exists()
+    text = (path / 'report.html').read_text()
+    assert 'Scoreboard' in text
+    assert f'report: {path / "report.html"}' in capsys.readouterr().out
+    again = tmp_path / 'again'
+    loaded = reporting.load(path)
+    reporting.report([loaded], [loaded.label], again)
+    assert (again / 'report.html').read_text() == text
 
 
 def test_the_command_writes_page_and_figure_and_prints_the_tables(tmp_path):

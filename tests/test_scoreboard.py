@@ -27,9 +27,9 @@ def run_of(experiment, rows, *, size='full', **settings):
   wanted = targets.experiments()[experiment].get('settings', {}) | settings
   config = dataclasses.replace(base().config, name=experiment, size=size)
   for field, value in wanted.items():
-    section, name = field.split('.')
-    part = getattr(config, section)
-    if not hasattr(part, name):  # a setting of another task
+    section, _, name = field.partition('.')
+    part = getattr(config, section, None)
+    if not hasattr(part, name):  # a setting of another task, or of fine-tuning
       continue
     part = object.__new__(type(part)) if section == 'task' else part
     if section == 'task':  # settings of a task are not checked again here
@@ -194,7 +194,9 @@ def test_percentages_are_compared_with_shares():
 
 
 def test_a_number_without_a_place_cannot_be_judged():
-  assert judged('algebra-5c/one of the points/label 1', []).state == 'inconclusive'
+  name = 'algebra-5c/one of the points/label 1'
+  assert judged(name, []).state == 'not run'
+  assert judged(name, rows([0.2], split='unseen_depth')).state == 'inconclusive'
 
 
 # --- claims

@@ -118,7 +118,7 @@ def test_bad_shards_are_named(text):
 
 def test_report_gathers(made, tmp_path, monkeypatch):
   seen = []
-  monkeypatch.setattr(report.results, 'load', lambda path: seen.append(path) or 1 / 0)
+  monkeypatch.setattr(results, 'load', lambda path: seen.append(path) or 1 / 0)
   path = split(made, tmp_path)
   monkeypatch.setattr(report, '_WORKDIR', type('Flag', (), {'value': [str(path)]}))
   for name in ('_COMPARE', '_BUNDLE', '_OUT'):

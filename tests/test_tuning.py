@@ -53,7 +53,7 @@ def parts(settings=LORA, quantize='none'):
   return lora.adapt(CONFIG, params, settings, quantize, jax.random.key(1))
 
 
-def run(tune, own, batches, mesh=None):
+def run(tune, own, batches, mesh=None, steps=5, seed=0):
   """The state after some steps, and their (loss, count)."""
   state = tune.init(own.trained)
   frozen = own.frozen
@@ -61,10 +61,11 @@ def run(tune, own, batches, mesh=None):
     state = jax.device_put(state, placement.place(mesh, state))
     frozen = jax.device_put(frozen, placement.place(mesh, frozen))
     batches = [jax.device_put(b, placement.batch(mesh)) for b in batches]
-  step = jax.jit(lambda s, f, b: tune.step(own, s, f, b))
+  # A plain jit, which donates nothing: the parts are shared by the tests.
+  step = jax.jit(lambda s, f, b, rate: tune.step(own, s, f, b, rate, seed))
   sums = []
-  for one in batches:
-    state, some = step(state, frozen, one)
+  for one, rate in zip(batches, tune.rates(steps), strict=False):
+    state, some = step(state, frozen, one, rate)
     sums.append([float(v) for v in some])
   return state, np.array(sums)
 
@@ -112,9 +113,9 @@ def test_packed_rows_have_the_loss_of_rows_alone():
 
 def test_parts_of_a_batch_give_the_same_step():
   batches = [batch(seed=n) for n in range(2)]
-  whole, sums = run(TuneStep(OPTIM, 5), parts(), batches)
+  whole, sums = run(TuneStep(OPTIM), parts(), batches)
   for m in (2, 4):
-    own, some = run(TuneStep(OPTIM, 5, micro_batches=m), parts(), batches)
+    own, some = run(TuneStep(OPTIM, micro_batches=m), parts(), batches)
     np.testing.assert_allclose(some, sums, rtol=1e-5)
     close(own['trained'], whole['trained'], rtol=1e-3, atol=2e-5)
 
@@ -124,10 +125,10 @@ def test_meshes_of_eight_devices_give_the_step_of_one(settings):
   own = parts(settings)
   # Plain gradient descent: Adam would hide a gradient that is too large.
   batches = [batch(seed=n) for n in range(2)]
-  alone, sums = run(TuneStep(OPTIM, 5), own, batches)
+  alone, sums = run(TuneStep(OPTIM), own, batches)
   for shape in ((8, 1, 1), (2, 2, 2), (1, 4, 2)):
     mesh = placement.make_mesh(DevicesConfig(*shape))
-    state, some = run(TuneStep(OPTIM, 5), own, batches, mesh)
+    state, some = run(TuneStep(OPTIM), own, batches, mesh)
     np.testing.assert_allclose(some, sums, rtol=1e-4)
     mine = jax.device_get(state['opt'])
     close(mine, jax.device_get(alone['opt']), rtol=2e-2, atol=1e-5)
@@ -147,7 +148,7 @@ def test_weights_lie_in_parts_on_the_mesh():
 
 def test_only_adapters_change_and_the_loss_falls():
   one = batch()
-  state, sums = run(TuneStep(OPTIM, 12), parts(), [one] * 12)
+  state, sums = run(TuneStep(OPTIM), parts(), [one] * 12, steps=12)
   means = sums[:, 0] / sums[:, 1]
   assert means[-1] < 0.9 * means[0]
   assert jax.tree.structure(state['trained']) == jax.tree.structure(parts().trained)
@@ -155,7 +156,7 @@ def test_only_adapters_change_and_the_loss_falls():
 
 def test_int8_bases_learn_too():
   one = batch()
-  _, sums = run(TuneStep(OPTIM, 12), parts(LORA, 'int8'), [one] * 12)
+  _, sums = run(TuneStep(OPTIM), parts(LORA, 'int8'), [one] * 12, steps=12)
   means = sums[:, 0] / sums[:, 1]
   assert means[-1] < 0.9 * means[0]
 
@@ -163,9 +164,9 @@ def test_int8_bases_learn_too():
 def test_the_dropout_of_a_step_depends_on_seed_and_step_alone():
   noisy = parts(dataclasses.replace(LORA, dropout=0.5))
   batches = [batch()] * 3
-  first, sums = run(TuneStep(OPTIM, 5, seed=1), noisy, batches)
-  again, same = run(TuneStep(OPTIM, 5, seed=1), noisy, batches)
-  _, other = run(TuneStep(OPTIM, 5, seed=2), noisy, batches)
+  first, sums = run(TuneStep(OPTIM), noisy, batches, seed=1)
+  again, same = run(TuneStep(OPTIM), noisy, batches, seed=1)
+  _, other = run(TuneStep(OPTIM), noisy, batches, seed=2)
   np.testing.assert_array_equal(sums, same)
   close(first['trained'], again['trained'], rtol=0)
   assert (sums[1:] != other[1:]).any()

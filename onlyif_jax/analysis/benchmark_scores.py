@@ -40,6 +40,14 @@ class Score(NamedTuple):
   problems: Mapping[str, float]
   origin: Mapping[str, Any]
 
+  @property
+  def count(self) -> int:
+    """Problems; where they are not told, as many as the error is of; at least 1."""
+    known = len(self.problems) or int(self.origin.get('count') or 0)
+    if not known and self.error > 0:
+      known = round(self.value * (1 - self.value) / self.error**2)
+    return max(1, known)
+
 
 def read(workdir: Path) -> list[Score]:
   """Every score below a workdir, by row; [] without any. Raises ConfigError."""

@@ -1,14 +1,18 @@
-"""A run as one small file: settings, provenance, numbers and figure, no weights."""
+"""A run as one small file: settings, provenance, numbers and figure, no weights.
+
+Of fine-tuning also what was drawn and the scores of benchmarks, without any sample.
+"""
 
 import contextlib
 import os
+import re
 import shutil
 import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from onlyif_jax.analysis import results
+from onlyif_jax.analysis import benchmark_scores, results, tuned
 from onlyif_jax.config import ConfigError
 
 LIMIT = 1_000_000  # bytes of the whole file
@@ -17,15 +21,23 @@ FILES = (
   *NEEDED,
   *('provenance.json', 'splits.json', 'ledger.jsonl', 'transition.json'),
   *('timing.csv', 'anatomy.csv', 'cells.csv', 'figure.png', 'anatomy.png'),
+  *('mixture/manifest.json', 'mixture/diversity.json'),
 )
 # Left out, in this order, where the rest would be too large.
 SPARE = (
   'dynamics.csv',
   'wrong.jsonl',
+  'mixture/map.png',
   'anatomy.png',
   'timing.csv',
   'ledger.jsonl',
   'figure.png',
+)
+_PART = r'(?!\.)[\w.+=,-]+'  # of a path: no way up, nothing hidden
+# A summary of a benchmark, or a scoring of code below it.
+_SCORES = re.compile(
+  rf'{benchmark_scores.FOLDER}/{_PART}/'
+  rf'({_PART}\.json|({_PART}/){{1,4}}(scores\.json|problems\.csv))'
 )
 _DATE = (1980, 1, 1, 0, 0, 0)  # the same content gives the same bytes
 
@@ -38,19 +50,21 @@ def write(workdir: str | os.PathLike, out: str | os.PathLike) -> tuple[Path, lis
   written, or the bundle is above LIMIT even without what may be left out.
   """
   source = Path(workdir)
-  run = results.load(source)
   path = Path(out)
   path = path if path.suffix == '.zip' else path.with_name(path.name + '.zip')
   if path.exists():
     raise ConfigError(f'--out={path} exists; give a new name')
   with tempfile.TemporaryDirectory() as name:
-    folder = Path(name)
-    for file in (*FILES, *SPARE):
-      if (source / file).is_file():
-        shutil.copyfile(source / file, folder / file)
-    results.write(run, folder)
+    folder, packed = Path(name) / 'run', Path(name) / 'bundle.zip'
+    folder.mkdir()
+    for file in _names(source):
+      (folder / file).parent.mkdir(parents=True, exist_ok=True)
+      shutil.copyfile(source / file, folder / file)
+    if tuned.is_tuned(source):
+      tuned.write(tuned.load(source), folder)
+    else:
+      results.write(results.load(source), folder)
     left_out: list[str] = []
-    packed = folder / 'bundle.zip'
     while _pack(folder, packed) > LIMIT:
       spare = [f for f in SPARE if (folder / f).exists()]
       if not spare:
@@ -78,25 +92,41 @@ def opened(path: str | os.PathLike) -> Iterator[Path]:
       with zipfile.ZipFile(path) as file:
         for item in file.infolist():
           # Names come from anybody: known ones only, and none that leads elsewhere.
-          known = item.filename in (*FILES, *SPARE)
-          if PurePosixPath(item.filename).name != item.filename or not known:
+          if not _known(item.filename):
             raise ConfigError(f'--bundle={path} holds {item.filename!r}, not a run')
           if item.file_size > 100 * LIMIT:
             raise ConfigError(f'--bundle={path}: {item.filename} is too large')
-          (folder / item.filename).write_bytes(file.read(item))
+          target = folder.joinpath(*PurePosixPath(item.filename).parts)
+          target.parent.mkdir(parents=True, exist_ok=True)
+          target.write_bytes(file.read(item))
     except (OSError, zipfile.BadZipFile) as e:
       reason = getattr(e, 'strerror', None) or e
       raise ConfigError(f'--bundle={path} cannot be read ({reason})') from None
     yield folder
 
 
+def _known(name: str) -> bool:
+  """Whether a bundle may hold a file of that name."""
+  return name in (*FILES, *SPARE) or bool(_SCORES.fullmatch(name))
+
+
+def _names(source: Path) -> list[str]:
+  """The files of a workdir that its bundle holds."""
+  below = (source / benchmark_scores.FOLDER).rglob('*')
+  scores = sorted(p.relative_to(source).as_posix() for p in below if p.is_file())
+  return [
+    *(f for f in (*FILES, *SPARE) if (source / f).is_file()),
+    *(f for f in scores if _SCORES.fullmatch(f)),
+  ]
+
+
 def _pack(folder: Path, packed: Path) -> int:
   """Zips a folder's files, the same bytes for the same files; the size."""
   packed.unlink(missing_ok=True)
-  files = sorted(p for p in folder.iterdir() if p != packed)
+  files = sorted(p for p in folder.rglob('*') if p.is_file())
   with zipfile.ZipFile(packed, 'w', zipfile.ZIP_DEFLATED, compresslevel=9) as file:
     for path in files:
-      item = zipfile.ZipInfo(path.name, _DATE)
+      item = zipfile.ZipInfo(path.relative_to(folder).as_posix(), _DATE)
       item.compress_type = zipfile.ZIP_DEFLATED
       item.external_attr = 0o644 << 16
       file.writestr(item, path.read_bytes(), compresslevel=9)

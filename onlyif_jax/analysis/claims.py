@@ -45,12 +45,14 @@ class Case:
     )
 
 
-def _check(mean: Mean, threshold: float, above: bool, where: str) -> Check:
+def _check(
+  mean: Mean, threshold: float, above: bool, where: str, top: float | None = 1.0
+) -> Check:
   good = mean.beyond(threshold, above=above)
   margin = mean.value - threshold if above else threshold - mean.value
   seeds = f'{mean.seeds} seed{"s" if mean.seeds > 1 else ""}'
   at = f' at {where}' if where else ''
-  return Check(good, f'{mean.text()}{at}, {seeds}', margin - mean.half)
+  return Check(good, f'{mean.text(top=top)}{at}, {seeds}', margin - mean.half)
 
 
 def _bound(case: Case, threshold: float, above: bool) -> list[Check]:
@@ -93,10 +95,10 @@ def _above(case: Case, argument: Mapping[str, Any]) -> list[Check]:
 
 
 def _exceeds(case: Case, a: Group, b: Group, by: float) -> list[Check]:
-  gap = spread.difference(a.rows, b.rows)
+  gap = case.results.run.difference(a.rows, b.rows)
   fields = case.results.varied([a, b])
   where = f'{a.name(fields)} less {b.name(fields)}'
-  return [_check(gap, by, True, where)] if gap else []
+  return [_check(gap, by, True, where, None)] if gap else []
 
 
 def _highest(case: Case, argument: Mapping[str, Any]) -> list[Check]:
@@ -124,10 +126,10 @@ def _steady(case: Case, argument: Mapping[str, Any]) -> list[Check]:
   checks = []
   for family in _families(case, argument['over']):
     by_mean = sorted(family, key=lambda g: spread.mean(g.rows).value)
-    gap = spread.difference(by_mean[-1].rows, by_mean[0].rows)
+    gap = case.results.run.difference(by_mean[-1].rows, by_mean[0].rows)
     fields = case.results.varied(case.groups)
     where = f'{by_mean[-1].name(fields)} less {by_mean[0].name(fields)}'
-    checks += [_check(gap, argument['within'], False, where)] if gap else []
+    checks += [_check(gap, argument['within'], False, where, None)] if gap else []
   return checks
 
 

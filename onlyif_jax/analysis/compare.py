@@ -3,13 +3,16 @@
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from onlyif_jax import config as config_lib
 from onlyif_jax.analysis import scoreboard, spread, table
 from onlyif_jax.analysis.results import Analysis, Curve
-from onlyif_jax.config import ConfigError
+from onlyif_jax.analysis.transition import Transition
+from onlyif_jax.config import ConfigError, RunConfig
+
+Config = RunConfig | dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +42,7 @@ def compare(a: Analysis, b: Analysis) -> list[Shift]:
       f'{a.workdir} and {b.workdir} have no curve in common; compare runs of one task'
     )
   paired = seeds_agree(a, b)
-  return [_shift(name, a, b, paired) for name in names]
+  return [shift(name, a.fits[name], b.fits[name], paired) for name in names]
 
 
 def seeds_agree(a: Analysis, b: Analysis) -> bool:
@@ -53,19 +56,7 @@ def seeds_agree(a: Analysis, b: Analysis) -> bool:
 
 def grids(a: Analysis, b: Analysis) -> list[table.Grid]:
   """Differing settings first, then the shifts, then accuracy count by count."""
-  changed = differing(a, b)
-  rows = tuple((k, str(x), str(y)) for k, (x, y) in changed.items())
-  shifts = compare(a, b)
-  out = [
-    table.Grid(
-      'Settings that differ', ('setting', 'A', 'B'), rows or (('none', '', ''),)
-    ),
-    table.Grid(
-      'Shift of the step, B less A [95 % interval over seeds]',
-      ('curve', 'I_50 of A', 'I_50 of B', 'Δ log10 I_50', 'B / A', 'seeds'),
-      tuple(_words(s) for s in shifts),
-    ),
-  ]
+  out = [settings_grid(a.config, b.config), shifts_grid(compare(a, b))]
   curves = {c.name: c for c in b.curves}
   common = next(c for c in a.curves if c.name in curves)
   if rows := _accuracy(common, curves[common.name]):
@@ -74,9 +65,26 @@ def grids(a: Analysis, b: Analysis) -> list[table.Grid]:
   return out
 
 
-def differing(a: Analysis, b: Analysis) -> dict[str, tuple[Any, Any]]:
+def settings_grid(a: Config, b: Config) -> table.Grid:
+  """The settings that differ."""
+  changed = differing(a, b)
+  rows = tuple((k, str(x), str(y)) for k, (x, y) in changed.items())
+  columns = ('setting', 'A', 'B')
+  return table.Grid('Settings that differ', columns, rows or (('none', '', ''),))
+
+
+def shifts_grid(shifts: Sequence[Shift]) -> table.Grid:
+  """How far the steps lie apart."""
+  return table.Grid(
+    'Shift of the step, B less A [95 % interval over seeds]',
+    ('curve', 'I_50 of A', 'I_50 of B', 'Δ log10 I_50', 'B / A', 'seeds'),
+    tuple(_words(s) for s in shifts),
+  )
+
+
+def differing(a: Config, b: Config) -> dict[str, tuple[Any, Any]]:
   """Setting -> (of A, of B), of those that differ or that one run has alone."""
-  left, right = config_lib.flatten(a.config), config_lib.flatten(b.config)
+  left, right = config_lib.flatten(a), config_lib.flatten(b)
   names = dict.fromkeys((*left, *right))
   pairs = {k: (left.get(k, '-'), right.get(k, '-')) for k in names}
   return {k: (x, y) for k, (x, y) in pairs.items() if x != y}
@@ -87,16 +95,15 @@ def to_json(a: Analysis, b: Analysis) -> str:
   content = {
     'a': a.label,
     'b': b.label,
-    'differing': {k: list(v) for k, v in differing(a, b).items()},
+    'differing': {k: list(v) for k, v in differing(a.config, b.config).items()},
     'shifts': [dataclasses.asdict(shift) for shift in compare(a, b)],
   }
   return json.dumps(content, indent=1, allow_nan=False) + '\n'
 
 
-def _shift(name: str, a: Analysis, b: Analysis, paired: bool) -> Shift:
+def shift(name: str, a: Transition, b: Transition, paired: bool) -> Shift:
   """The shift of one curve; one seed's fit is one observation."""
-  fits = a.fits[name].fits, b.fits[name].fits
-  left, right = ({s: float(f.log_i50) for s, f in side.items()} for side in fits)
+  left, right = ({s: float(f.log_i50) for s, f in t.fits.items()} for t in (a, b))
   at_a, at_b = (10 ** (sum(x.values()) / len(x)) if x else None for x in (left, right))
 
   def made(delta=None, half=None, per_seed=None, reason=''):
@@ -106,7 +113,7 @@ def _shift(name: str, a: Analysis, b: Analysis, paired: bool) -> Shift:
     return Shift(name, at_a, at_b, delta, low, high, per_seed or {}, paired, reason)
 
   if not left or not right:
-    run, fit = ('A', a.fits[name]) if not left else ('B', b.fits[name])
+    run, fit = ('A', a) if not left else ('B', b)
     return made(reason=f'{run} has no fit ({fit.reason})')
   if not paired:
     means = [sum(x.values()) / len(x) for x in (left, right)]
@@ -159,10 +166,17 @@ def _accuracy(a: Curve, b: Curve) -> tuple[tuple[str, ...], ...]:
   for count, rows in a.by_count().items():
     if count in other:
       sides = [{r.seed: r for r in side} for side in (rows, other[count])]
-      gap = spread.difference(sides[1], sides[0])
       means = [spread.mean(side).value for side in sides]
-      text = '-' if gap is None else f'{gap.value:+.3f}'
-      if gap is not None and gap.seeds >= spread.MIN_SEEDS:
-        text += f' [{gap.value - gap.half:+.3f}, {gap.value + gap.half:+.3f}]'
-      out.append((f'{count:,}', *(f'{m:.3f}' for m in means), text))
+      gap = gap_words(spread.difference(sides[1], sides[0]))
+      out.append((f'{count:,}', *(f'{m:.3f}' for m in means), gap))
   return tuple(out)
+
+
+def gap_words(gap: spread.Mean | None) -> str:
+  """'+0.031 [-0.012, +0.074]', the interval from three seeds on."""
+  if gap is None:
+    return '-'
+  text = f'{gap.value:+.3f}'
+  if gap.seeds >= spread.MIN_SEEDS:
+    text += f' [{gap.value - gap.half:+.3f}, {gap.value + gap.half:+.3f}]'
+  return text

@@ -27,7 +27,7 @@ th:first-child, td:first-child { text-align: left; padding-left: 0 }
 .scroll th { overflow-wrap: normal }
 .board { width: 100%; margin: .3rem 0 1rem }
 .board th, .board td { text-align: left } .board th { white-space: nowrap } .board td:first-child { width: 45% }
-.board small { display: block }
+.board small { display: block } .board td[data-of=papers] { white-space: nowrap }
 .supported { color: var(--good) } .contradicted { color: var(--bad) }
 .inconclusive { color: var(--open) } .not-run { color: var(--soft) }
 .verdict { font-weight: 600 }

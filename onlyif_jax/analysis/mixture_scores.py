@@ -20,6 +20,7 @@ from onlyif_jax.analysis.benchmark_scores import Score
 
 Measure = tuple[str, str]
 NORMAL = 1.96
+BEYOND = 1.001  # times a difference: an interval that reaches over 0
 
 
 class Gap(NamedTuple):
@@ -81,6 +82,34 @@ class Scores:
     values = self.by_seed(row, measures)
     return float(np.mean(list(values.values()))) if values else None
 
+  def error(self, row: str, seed: str, measures: Sequence[Measure]) -> float:
+    """Standard error over problems of a model's mean; nan where nothing tells it."""
+    parts = []
+    for _, own in _benchmarks(measures):
+      found = [self.of(row, m)[seed] for m in own]
+      told = [list(s.problems.values()) for s in found if len(s.problems) > 1]
+      if len(told) == len(found) and len({len(values) for values in told}) == 1:
+        each = np.mean(told, axis=0)
+        error = float(np.std(each, ddof=1)) / math.sqrt(len(each))
+      else:
+        # The suites of a benchmark are of the same problems.
+        error = float(np.mean([s.error for s in found]))
+      parts.append(error * len(own) / len(measures))
+    return math.hypot(*parts)
+
+  def size(self, row: str, measures: Sequence[Measure]) -> int:
+    """Problems that a mean of shares rests on: by how many one benchmark varies so."""
+    weights = 0.0
+    for _, own in _benchmarks(measures):
+      scores = [s for m in own for s in self.of(row, m).values()]
+      weights += (len(own) / len(measures)) ** 2 / min(s.count for s in scores)
+    return round(1 / weights)
+
+  def freedom(self, measures: Sequence[Measure]) -> int:
+    """Degrees of freedom of the spread of single runs; 0: no row has two seeds."""
+    sizes = [len(self.by_seed(row, measures)) for row in self.rows]
+    return sum(n - 1 for n in sizes if n > 1)
+
   def gap(self, a: str, b: str, measures: Sequence[Measure]) -> Gap | None:
     """Row b less row a; None where one has no such score."""
     means = self.mean(a, measures), self.mean(b, measures)
@@ -102,10 +131,12 @@ class Scores:
     return {p: float(np.mean([one[p] for one in own])) for p in own[0]}
 
   def _over_problems(self, a, b, measures) -> tuple[float, float] | None:
-    """How far the interval reaches below and above, by resampling problems."""
+    """How far the interval reaches below and above, by resampling problems.
+
+    It holds 0 where the exact test does not tell more wins from more losses.
+    """
     gaps, weights = [], []
-    for name, group in itertools.groupby(sorted(measures), key=lambda m: m[0]):
-      own = list(group)
+    for _, own in _benchmarks(measures):
       found = [self.problems(row, m) for m in own for row in (a, b)]
       if any(f is None for f in found):
         return None
@@ -117,9 +148,13 @@ class Scores:
         return None
       gaps.append(np.mean([y - x for x, y in pairs], axis=0))
       weights.append(len(own) / len(measures))
-      del name
     found = paired.stratified(gaps, weights)
-    return found.value - found.low, found.high - found.value
+    below, above = found.value - found.low, found.high - found.value
+    # Where few problems differ, all in one direction, so do the resamples.
+    every = np.concatenate(gaps)
+    if paired.mcnemar(every < 0, every > 0).p > 1 - paired.LEVEL:
+      below, above = max(below, BEYOND * found.value), max(above, -BEYOND * found.value)
+    return below, above
 
   def _by_errors(self, a, b, measures) -> tuple[float, float] | None:
     """The same from standard errors, as if rows and benchmarks were independent."""
@@ -134,7 +169,7 @@ class Scores:
   def _over_runs(self, a, b, measures) -> float:
     """Half an interval for the spread of single runs; 0 where no row has two."""
     groups = [list(self.by_seed(row, measures).values()) for row in self.rows]
-    freedom = sum(len(g) - 1 for g in groups if len(g) > 1)
+    freedom = self.freedom(measures)
     if not freedom:
       return 0.0
     from scipy import special  # slow to load
@@ -161,6 +196,12 @@ def views(scores: Sequence[Score]) -> list[Scores]:
     for chosen in _choices(several)
     if scores
   ]
+
+
+def _benchmarks(measures: Sequence[Measure]) -> list[tuple[str, list[Measure]]]:
+  """Benchmark -> its measures, in the order of the names."""
+  grouped = itertools.groupby(sorted(measures), key=lambda m: m[0])
+  return [(name, list(own)) for name, own in grouped]
 
 
 def _choices(several: dict[str, list[str]]) -> Iterator[dict[str, str]]:

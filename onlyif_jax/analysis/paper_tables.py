@@ -166,7 +166,7 @@ def _columns(kind: str, measures: Sequence[Measure]):
   """(column -> the measures that there are, columns that lack some)."""
   if not kind:
     return {' '.join(m).strip(): [m] for m in measures} | {'mean': list(measures)}, ()
-  wanted, groups, short = read()['kinds'][kind]['columns'], read()['groups'], []
+  wanted, short = read()['kinds'][kind]['columns'], []
   if kind == 'code':
     out = {}
     for name, pairs in wanted.items():
@@ -179,12 +179,27 @@ def _columns(kind: str, measures: Sequence[Measure]):
   every = [m for m in measures if m[1] != 'plus']
   out = {' '.join(m).strip(): [m] for m in every}
   for name, rule in wanted.items():
-    only = groups.get(rule.get('only', ''), None)
-    without = groups.get(rule.get('without', ''), ())
-    own = [m for m in every if m[0] not in without and (only is None or m[0] in only)]
+    own = [m for m in every if _counted(m[0], rule)]
     if own:
       out[name] = own
-  return out, ()
+      had = {m[0] for m in own}
+      needed = [n for n in _needed(kind) if any(_counted(b, rule) for b in n)]
+      if not all(had & set(n) for n in needed):
+        short.append(name)
+  return out, tuple(short)
+
+
+def _needed(kind: str) -> list[list[str]]:
+  """The benchmarks that the papers' average has, each with what may stand for it."""
+  return read()['kinds'][kind].get('needs', [])
+
+
+def _counted(benchmark: str, rule: Mapping[str, str]) -> bool:
+  """Whether a column of general mixtures has a benchmark."""
+  groups = read()['groups']
+  only = groups.get(rule.get('only', ''), None)
+  without = groups.get(rule.get('without', ''), ())
+  return benchmark not in without and (only is None or benchmark in only)
 
 
 def _grid(plan: Layout, block: Block, views: Sequence[Scores]) -> Grid:

@@ -4,23 +4,34 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from onlyif_jax import shards
 from onlyif_jax.analysis import (
   compare,
+  compare_tuned,
   figures,
   html,
-  html_tuned,
   results,
   scoreboard,
   table,
   tuned,
-  tuned_tables,
+  tuned_evidence,
 )
 from onlyif_jax.analysis.results import Analysis
+from onlyif_jax.analysis.tuned import Tuned
 from onlyif_jax.config import ConfigError
+
+Run = Analysis | Tuned
+
+
+def load(folder: Path) -> Run:
+  """A workdir's results, of either kind; a sweep's shards are gathered first."""
+  if tuned.is_tuned(folder):
+    return tuned.load(folder)
+  return results.load(shards.gather(folder))
 
 
 def report(
-  runs: Sequence[Analysis],
+  runs: Sequence[Run],
   names: Sequence[str],
   out: Path,
   *,
@@ -32,48 +43,39 @@ def report(
   also_own: of several runs, writes each one's figure into its own workdir too.
   """
   for run in runs:
-    table.show(run)
+    _show(run)
     if also_own and len(runs) > 1:
-      results.write(run, run.workdir, anonymous=anonymous)
-  if len(runs) == 1:
-    results.write(runs[0], out, anonymous=anonymous)
-    figure = out / 'figure.png'
-  else:
-    out.mkdir(parents=True, exist_ok=True)
-    figure = out / 'joint.png'
-    figures.draw_joint(runs, names, figure)
-  board = scoreboard.judge(runs, names).to_json()
-  text = json.dumps(board, indent=1, allow_nan=False)
-  (out / 'scoreboard.json').write_text(text + '\n')
-  page = out / 'report.html'
-  page.write_text(html.page(runs, names, anonymous=anonymous), encoding='utf-8')
-  print(f'figure: {figure}\nreport: {page}')
-
-
-def tuned_runs(folders: Sequence[Path], out: Path, *, anonymous: bool = False) -> int:
-  """The same of fine-tuning runs: tables, figure.png of one run, report.html; 0.
-
-  Raises ConfigError where some of the runs are sweeps from scratch.
-  """
-  if others := [f for f in folders if not html_tuned.is_tuned(f)]:
-    raise ConfigError(
-      f'{others[0]} is no run of fine-tuning; report it apart from such runs'
-    )
-  runs = [tuned.load(folder) for folder in folders]
-  for run in runs:
-    tuned.show(run)
+      _draw(run, _place(run), anonymous)
   out.mkdir(parents=True, exist_ok=True)
+  sweeps = [(r, n) for r, n in zip(runs, names, strict=True) if isinstance(r, Analysis)]
   if len(runs) == 1:
-    tuned_tables.draw(runs[0], out / 'figure.png')
+    _draw(runs[0], out, anonymous)
     print(f'figure: {out / "figure.png"}')
-  page = out / 'report.html'
-  page.write_text(html_tuned.page(runs, anonymous=anonymous), encoding='utf-8')
-  print(f'report: {page}')
-  return 0
+  elif len(sweeps) > 1:
+    figures.draw_joint(
+      [r for r, _ in sweeps], [n for _, n in sweeps], out / 'joint.png'
+    )
+    print(f'figure: {out / "joint.png"}')
+  _write_page(runs, names, out, anonymous)
+  print(f'report: {out / "report.html"}')
+
+
+def finish(run: Run | Path) -> None:
+  """What a run does at its end: prints its tables, writes figure and page beside them.
+
+  run: an analysis, whose figure is there already, or the workdir of fine-tuning.
+  """
+  if isinstance(run, Path):
+    run = tuned.load(run)
+    tuned.write(run, run.path)
+  _show(run)
+  place = _place(run)
+  _write_page([run], [run.label], place, anonymous=False)
+  print(f'figure: {place / "figure.png"}\nreport: {place / "report.html"}')
 
 
 def side_by_side(
-  runs: Sequence[Analysis],
+  runs: Sequence[Run],
   names: Sequence[str],
   out: Path | None,
   *,
@@ -81,20 +83,18 @@ def side_by_side(
 ) -> None:
   """Prints run B beside run A; into `out`, if given, compare.json and a page."""
   a, b = runs
+  grids, text = _compared(a, b)
   print(f'A: {names[0]}\nB: {names[1]}')
-  grids = compare.grids(a, b)
   table.show_grids(grids)
   if out:
     out.mkdir(parents=True, exist_ok=True)
-    (out / 'compare.json').write_text(compare.to_json(a, b))
+    (out / 'compare.json').write_text(text)
     page = html.page(runs, names, anonymous=anonymous, comparison=grids)
     (out / 'report.html').write_text(page, encoding='utf-8')
     print(f'report: {out / "report.html"}')
 
 
-def labels(
-  runs: Sequence[Analysis], places: Sequence[str], anonymous: bool
-) -> list[str]:
+def labels(runs: Sequence[Run], places: Sequence[str], anonymous: bool) -> list[str]:
   """The runs' names, told apart by their places or, anonymously, by number."""
   names = [run.label for run in runs]
   if len(set(names)) == len(names):
@@ -102,3 +102,44 @@ def labels(
   if anonymous:
     return [f'{name} ({n})' for n, name in enumerate(names, start=1)]
   return [f'{name} ({place})' for name, place in zip(names, places, strict=True)]
+
+
+def _compared(a: Run, b: Run) -> tuple[list[table.Grid], str]:
+  """The tables that compare two runs, and compare.json; raises ConfigError."""
+  if isinstance(a, Tuned) and isinstance(b, Tuned):
+    return compare_tuned.grids(a, b), compare_tuned.to_json(a, b)
+  if isinstance(a, Analysis) and isinstance(b, Analysis):
+    return compare.grids(a, b), compare.to_json(a, b)
+  raise ConfigError(
+    '--compare is for two runs of a kind: two sweeps from scratch or two of '
+    'fine-tuning; `report --workdir=A --workdir=B` shows one of each beside the other'
+  )
+
+
+def _show(run: Run) -> None:
+  if isinstance(run, Tuned):
+    tuned.show(run)
+  else:
+    table.show(run)
+
+
+def _draw(run: Run, out: Path, anonymous: bool) -> None:
+  if isinstance(run, Tuned):
+    tuned.write(run, out)
+  else:
+    results.write(run, out, anonymous=anonymous)
+
+
+def _place(run: Run) -> Path:
+  return run.path if isinstance(run, Tuned) else run.workdir
+
+
+def _write_page(runs: Sequence[Run], names, out: Path, anonymous: bool) -> None:
+  board = scoreboard.judge([tuned_evidence.of(run) for run in runs], names)
+  text = json.dumps(board.to_json(), indent=1, allow_nan=False)
+  try:
+    (out / 'scoreboard.json').write_text(text + '\n')
+    page = html.page(runs, names, anonymous=anonymous)
+    (out / 'report.html').write_text(page, encoding='utf-8')
+  except OSError as e:
+    raise ConfigError(f'{out}: cannot write the report ({e.strerror})') from e

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from onlyif_jax.analysis.transition import Point, Transition, checked, fit_transition
-from onlyif_jax.config import ConfigError, RunConfig, freeze, swept
+from onlyif_jax.config import ConfigError, RunConfig, flatten, freeze, swept
 from onlyif_jax.workdir import Workdir
 
 FITTED = 0.95  # seen exact match of a member that has learned its own rules
@@ -85,6 +85,26 @@ class Analysis:
     return f'{self.config.name}-{self.config.size}'
 
   @property
+  def experiment(self) -> str:
+    """The name of its config file, by which targets know it."""
+    return self.config.name
+
+  @property
+  def size(self) -> str:
+    """The config's size: 'cpu', 'full' and so on."""
+    return self.config.size
+
+  @property
+  def papers_size(self) -> str:
+    """The size that is the papers' own."""
+    return 'full'
+
+  @property
+  def flat_config(self) -> dict[str, Any]:
+    """'section.field' -> value."""
+    return flatten(self.config)
+
+  @property
   def steps(self) -> int:
     """Training steps of each member."""
     data = self.config.data
@@ -94,6 +114,17 @@ class Analysis:
     """member -> its row of the final evaluation."""
     wanted = (split, slice_name, metric)
     return {r.member: r for r in self.rows if (r.split, r.slice, r.metric) == wanted}
+
+  def difference(self, a: Mapping[str, Row], b: Mapping[str, Row]):
+    """Mean of a - b, rows by seed, with its interval; None without a shared seed."""
+    from onlyif_jax.analysis import spread  # it reads these classes
+
+    return spread.difference(a, b)
+
+  def remark(self, slice_name: str) -> str:
+    """What must be said of a slice's values; nothing of those of a sweep."""
+    del slice_name
+    return ''
 
   def references(self) -> dict[str, float]:
     """Reference -> unseen exact match, the mean over its members."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from onlyif_jax.analysis import targets, verdict
 from onlyif_jax.analysis.results import Analysis
+from onlyif_jax.analysis.selector import Evidence
 from onlyif_jax.analysis.targets import Target
 from onlyif_jax.analysis.transition import Estimate, Transition
 from onlyif_jax.analysis.verdict import NOT_RUN, Verdict
@@ -113,7 +114,7 @@ class Scoreboard:
     }
 
 
-def judge(runs: Sequence[Analysis], labels: Sequence[str] = ()) -> Scoreboard:
+def judge(runs: Sequence[Evidence], labels: Sequence[str] = ()) -> Scoreboard:
   """Every target beside the runs of its experiment; an analogue's has no targets."""
   labels = labels or [run.label for run in runs]
   lines = []
@@ -121,7 +122,7 @@ def judge(runs: Sequence[Analysis], labels: Sequence[str] = ()) -> Scoreboard:
     own = [
       (label, verdict.judge(target, run))
       for run, label in zip(runs, labels, strict=True)
-      if run.config.name == target.experiment
+      if run.experiment == target.experiment
     ]
     if target.arithmetic:
       own = [('', verdict.by_arithmetic(target))]

@@ -3,16 +3,78 @@
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
-from onlyif_jax import config as config_lib
-from onlyif_jax.analysis.results import Analysis, Curve, Row
+from onlyif_jax.analysis.results import Curve, Row
+from onlyif_jax.analysis.spread import Mean
+from onlyif_jax.analysis.transition import Transition
 
 COLUMNS = ('instructions', 'noop_share', 'learning_rate')
 PLACE = ('split', 'slice', 'metric', 'reference')
 _LIST = re.compile(
   r'[\s()\[\]]*-?[\d.]+([eE][-+]?\d+)?([\s()\[\]|,/:]+-?[\d.]+)*[\s()\[\],]*'
 )
+
+
+class Evidence(Protocol):
+  """What targets are judged by: a run's final results and what they hold for.
+
+  An `Analysis` is one; `tuned_evidence` makes one of a fine-tuning run.
+  """
+
+  @property
+  def experiment(self) -> str:
+    """The name of its config file, by which targets know it."""
+    ...
+
+  @property
+  def label(self) -> str:
+    """The run's name in tables."""
+    ...
+
+  @property
+  def size(self) -> str:
+    """The config's size."""
+    ...
+
+  @property
+  def papers_size(self) -> str:
+    """The size that is the papers' own."""
+    ...
+
+  @property
+  def flat_config(self) -> Mapping[str, Any]:
+    """'section.field' -> value."""
+    ...
+
+  @property
+  def rows(self) -> Sequence[Row]:
+    """The final evaluation."""
+    ...
+
+  @property
+  def curves(self) -> Sequence[Curve]:
+    """The fitted curves over the number of instructions."""
+    ...
+
+  @property
+  def fits(self) -> Mapping[str, Transition]:
+    """A curve's name -> its fit."""
+    ...
+
+  def values(
+    self, split: str, slice_name: str = 'all', metric: str = 'exact_match'
+  ) -> dict[str, Row]:
+    """member -> its row of the final evaluation."""
+    ...
+
+  def difference(self, a: Mapping[str, Row], b: Mapping[str, Row]) -> Mean | None:
+    """Mean of a - b, rows by seed; None where they cannot be compared."""
+    ...
+
+  def remark(self, slice_name: str) -> str:
+    """What must be said of a slice's values, or ''."""
+    ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,9 +104,9 @@ class Group:
 class Selector:
   """A run's final results by the fields that targets name."""
 
-  def __init__(self, run: Analysis):
+  def __init__(self, run: Evidence):
     self.run = run
-    self.settings = config_lib.flatten(run.config)
+    self.settings = run.flat_config
     swept = {field for row in run.rows for field in _swept(row)}
     self.fields = (*COLUMNS, *sorted(swept), *PLACE)
 
@@ -90,7 +152,7 @@ class Selector:
 
   def _own_rate(self, groups: list[Group]) -> list[Group]:
     """Of several learning rates the config's own, where it is among them."""
-    own = self.run.config.optim.learning_rate
+    own = self.settings.get('optim.learning_rate')
     kept = [g for g in groups if matches(g.key['learning_rate'], own)]
     return kept or groups
 

@@ -35,13 +35,17 @@ class Mean(NamedTuple):
       return True
     return False if gap < -self.half else None
 
-  def text(self, digits: int = 2) -> str:
-    """'0.41 [0.35, 0.47]'; without a range where it is not known."""
+  def text(self, digits: int = 2, top: float | None = 1.0) -> str:
+    """'0.41 [0.35, 0.47]'; without a range where it is not known.
+
+    top: what a whole is, as an interval of a share ends there and at 0; None for a
+    difference, which does not.
+    """
     if not math.isfinite(self.half):
       return f'{self.value:.{digits}f}'
     low, high = self.value - self.half, self.value + self.half
-    if 0 <= self.value <= 1:  # what an interval can say of a share ends there
-      low, high = max(0.0, low), min(1.0, high)
+    if top is not None and 0 <= self.value <= top:
+      low, high = max(0.0, low), min(top, high)
     return f'{self.value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]'
 
 
@@ -62,7 +66,7 @@ def row_noise(row: Row) -> float:
 def mean(rows: Mapping[str, Row]) -> Mean:
   """The mean over a group's seeds, as a claim is judged by."""
   values = [r.value for r in rows.values()]
-  return over_seeds(values, [row_noise(r) for r in rows.values()], [_assumed(values)])
+  return over_seeds(values, [row_noise(r) for r in rows.values()], [assumed(values)])
 
 
 def difference(a: Mapping[str, Row], b: Mapping[str, Row]) -> Mean | None:
@@ -86,7 +90,7 @@ def paired(
     values.append(value(x.value, y.value))
     by_a, by_b = slopes(x.value, y.value)
     noises.append(math.hypot(by_a * row_noise(x), by_b * row_noise(y)))
-  sides = [_assumed([side[s].value for s in seeds]) for side in (a, b)]
+  sides = [assumed([side[s].value for s in seeds]) for side in (a, b)]
   steps = slopes(*(sum(side[s].value for s in seeds) / len(seeds) for side in (a, b)))
   return over_seeds(values, noises, [d * s for d, s in zip(steps, sides, strict=True)])
 
@@ -118,7 +122,7 @@ def deviation(values: Sequence[float], noises: Sequence[float]) -> float:
   return max(quantile * float(np.std(values, ddof=1)), own)
 
 
-def _assumed(values: Sequence[float]) -> float:
+def assumed(values: Sequence[float]) -> float:
   """Spread between seeds where there are too few to see it; inf beyond shares."""
   middle = float(np.mean(values))
   if not 0 <= middle <= 1:

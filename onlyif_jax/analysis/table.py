@@ -17,6 +17,7 @@ from onlyif_jax.analysis.results import (
   settings,
   transfer,
 )
+from onlyif_jax.analysis.selector import Evidence
 from onlyif_jax.analysis.verdict import NOT_RUN
 
 WIDE = 200  # characters in a line where there is no terminal to ask
@@ -45,10 +46,10 @@ def grids(run: Analysis) -> list[Grid]:
   return out
 
 
-def verdicts(run: Analysis) -> Grid | None:
+def verdicts(run: Evidence) -> Grid | None:
   """The papers' rows that the run can speak of; None without any."""
   board = scoreboard.judge([run])
-  own = board.of([run.config.name])
+  own = board.of([run.experiment])
   rows = tuple(
     (line.target.text, line.target.figure, line.target.printed or '-', v.ours, v.label)
     for line in own

@@ -155,7 +155,7 @@ def _cells(table: dict[str, Any]) -> Iterator[dict[str, Any]]:
       if 'gain' in column:
         fields['gain'] = _gain(table, row, column)
       elif column.get('unplaced'):
-        fields['unplaced'] = True
+        fields |= {'unplaced': True, 'where': table.get('where', {})}
       else:
         own = {table['rows_are']: row} | column['where']
         fields |= {'where': table.get('where', {}) | own, 'n': column.get('n')}

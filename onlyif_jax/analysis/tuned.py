@@ -21,7 +21,7 @@ from onlyif_jax.analysis import table
 from onlyif_jax.analysis.transition import Point, Transition, fit_transition
 from onlyif_jax.config import ConfigError
 
-ZERO_SHOT = 'zero-shot'
+ZERO_SHOT = 'zero-shot'  # the row of the model before any fine-tuning
 OTHERS, NOOPS = 'noop=0', 'noop=1'
 
 
@@ -47,7 +47,7 @@ class Result(NamedTuple):
   @property
   def row(self) -> str:
     """The name without its seed."""
-    return re.sub(r'-s\d+$', '', self.name)
+    return without_seed(self.name)
 
 
 class Tuned(NamedTuple):
@@ -63,6 +63,22 @@ class Tuned(NamedTuple):
     """Whether it is a run of a symbolic task, with numbers of rules."""
     return 'task' in self.config
 
+  @property
+  def label(self) -> str:
+    """The run's name in tables and titles."""
+    return f'{self.config["name"]}-{self.config["size"]}'
+
+  @property
+  def provenance(self) -> dict[str, Any]:
+    """The content of provenance.json; {} where there is none."""
+    return read_json(self.path / 'provenance.json')
+
+  @property
+  def steps(self) -> dict[str, Transition]:
+    """The fits that are shown: of whole splits, and of no-ops and others apart."""
+    parts = ('all', OTHERS, NOOPS)
+    return {k: fit for k, fit in self.fits.items() if k.split(', ')[1] in parts}
+
   def mean(self, name: str, **wanted) -> float | None:
     """The mean of a row's values over seeds; name without its seed."""
     values = [
@@ -71,6 +87,35 @@ class Tuned(NamedTuple):
       if r.row == name and all(getattr(r, k) == v for k, v in wanted.items())
     ]
     return float(np.mean(values)) if values else None
+
+
+def is_tuned(workdir: Path) -> bool:
+  """Whether a directory holds a run of fine-tuning."""
+  try:
+    return 'tune' in json.loads((workdir / 'config.json').read_text())
+  except (OSError, ValueError):
+    return False
+
+
+def without_seed(name: str) -> str:
+  """A row's name as its other seeds have it too."""
+  return re.sub(r'-s\d+$', '', name)
+
+
+def shots_row(shots: int) -> str:
+  """The row of the model before fine-tuning that is shown so many solved examples."""
+  return f'{shots}-shot' if shots else ZERO_SHOT
+
+
+def untuned(row: str) -> str:
+  """What such a row is, in words; '' for a fine-tuned model."""
+  if row == ZERO_SHOT:
+    return 'before tuning'
+  found = re.fullmatch(r'(\d+)-shot', row)
+  if found is None:
+    return ''
+  many = '' if found[1] == '1' else 's'
+  return f'before tuning, {found[1]} example{many} in the prompt'
 
 
 def load(path: Path) -> Tuned:
@@ -98,23 +143,37 @@ def load(path: Path) -> Tuned:
   return Tuned(path, config, results, fits)
 
 
-def write(path: Path) -> Tuned:
-  """Writes transition.json (of symbolic runs) and figure.png; the loaded run."""
+def read_json(file: Path) -> dict[str, Any]:
+  """A JSON file's object; {} where there is none. Raises ConfigError."""
+  if not file.exists():
+    return {}
+  try:
+    return json.loads(file.read_text())
+  except ValueError as e:
+    raise ConfigError(f'{file} cannot be read: {e}') from None
+
+
+def write(run: Tuned, out: Path) -> None:
+  """Writes transition.json (of symbolic runs) and figure.png; raises ConfigError."""
   from onlyif_jax.analysis import tuned_tables  # it reads these classes
 
-  run = load(path)
-  if run.symbolic:
-    told = {name: fit.to_json() for name, fit in run.fits.items()}
-    (path / 'transition.json').write_text(json.dumps(told, indent=1) + '\n')
-  tuned_tables.draw(run, path / 'figure.png')
-  return run
+  try:
+    out.mkdir(parents=True, exist_ok=True)
+    if run.symbolic:
+      told = {name: fit.to_json() for name, fit in run.fits.items()}
+      (out / 'transition.json').write_text(json.dumps(told, indent=1) + '\n')
+    tuned_tables.draw(run, out / 'figure.png')
+  except OSError as e:
+    raise ConfigError(f'{out}: cannot write the analysis ({e.strerror})') from e
 
 
 def show(run: Tuned, console: Console | None = None) -> None:
   """Prints the results as tables, with what must be said of them below."""
-  from onlyif_jax.analysis import tuned_tables
+  from onlyif_jax.analysis import tuned_evidence, tuned_tables
 
-  out = table.show_grids(tuned_tables.grids(run), console)
+  found = table.verdicts(tuned_evidence.of(run))
+  grids = [*tuned_tables.grids(run), *([found] if found else [])]
+  out = table.show_grids(grids, console)
   for note in tuned_tables.notes(run):
     out.print(note, highlight=False, markup=False)
 
@@ -181,10 +240,12 @@ def _curve(axes, own: Sequence[Result], look, label: str) -> None:
 
 
 def _flat(axes, own: Iterable[Result], look, label: str) -> None:
+  """The model before fine-tuning as lines: alone, and with examples in the prompt."""
   for r in own:
-    if r.name == ZERO_SHOT:
+    if words := untuned(r.row):
+      line = ':' if r.row == ZERO_SHOT else (0, (6, 2, 1, 2))
       axes.axhline(
-        r.value, color=look.colour, lw=0.8, ls=':', label=f'{label}, before tuning'
+        r.value, color=look.colour, lw=0.9, ls=line, label=f'{label}, {words}'
       )
 
 

@@ -37,8 +37,8 @@ def notes(run: Tuned) -> list[str]:
     out += paper_tables.notes(run, views)
     if not views:
       out.append(
-        'No benchmark was run. `python -m onlyif_jax.benchmarks` with --out='
-        f'{run.path.name}/benchmarks/ROW adds the scores of a row.'
+        'No benchmark was run. `python -m onlyif_jax.benchmarks` with '
+        '--out=WORKDIR/benchmarks/ROW adds the scores of a row.'
       )
   if run.config['paper']:
     out.append(f'Papers: {run.config["paper"]}')
@@ -49,7 +49,7 @@ def _fits(run: Tuned) -> list[Grid]:
   """Where each curve rises; [] for a run of one number of rules."""
   rows = tuple(
     (name, scoreboard.estimate(fit.i_50), scoreboard.brackets(fit), fit.reason or '')
-    for name, fit in run.fits.items()
+    for name, fit in run.steps.items()
   )
   columns = ('split, slice', 'I_50', 'fails up to / holds from', 'why no fit')
   return [Grid('The step', columns, rows)] if rows else []

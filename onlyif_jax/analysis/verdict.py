@@ -18,8 +18,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from onlyif_jax.analysis import claims, spread
-from onlyif_jax.analysis.results import Analysis, Row
-from onlyif_jax.analysis.selector import Group, Selector, matches
+from onlyif_jax.analysis.results import Row
+from onlyif_jax.analysis.selector import Evidence, Group, Selector, matches
 from onlyif_jax.analysis.spread import Mean
 from onlyif_jax.analysis.targets import Target, experiments, load
 
@@ -43,18 +43,18 @@ class Verdict:
     return f'{self.state} ({self.analogue} analogue)' if self.analogue else self.state
 
 
-def judge(target: Target, run: Analysis) -> Verdict:
+def judge(target: Target, run: Evidence) -> Verdict:
   """The verdict of a run on a target of its experiment."""
   if target.arithmetic:
     return by_arithmetic(target)
   results = Selector(run)
-  if target.unplaced:
+  groups = results.groups(target.where)
+  if target.unplaced and groups:
     return Verdict(
       INCONCLUSIVE,
       reason='it is not known which point the number belongs to',
       analogue=size_note(target, results, []),
     )
-  groups = results.groups(target.where)
   if target.kind == 'number':
     out, rows = _number(target, results, groups)
   else:
@@ -62,13 +62,17 @@ def judge(target: Target, run: Analysis) -> Verdict:
     rows = [row for group in groups for row in group.rows.values()]
   if out.state == NOT_RUN:
     return out
-  return dataclasses.replace(out, analogue=size_note(target, results, rows))
+  where = load()[target.gain[0]].where if target.gain else target.where
+  said = (out.reason, run.remark(where['slice']))
+  reason = '; '.join(text for text in said if text)
+  note = size_note(target, results, rows)
+  return dataclasses.replace(out, reason=reason, analogue=note)
 
 
 def size_note(target: Target, results: Selector, rows: Sequence[Row]) -> str:
   """'' for the papers' size, else the run's size and the first setting that differs."""
-  size = results.run.config.size
-  if size != 'full':
+  size = results.run.size
+  if size != results.run.papers_size:
     return size
   for field, wanted in experiments()[target.experiment].get('settings', {}).items():
     found = {str(results.value(row, field)) for row in rows}
@@ -102,6 +106,7 @@ def _number(
     return _gain(target, results)
   if not groups:
     return Verdict(NOT_RUN, reason='the run has no such member'), []
+  groups = _of_papers_test(groups, target.n)
   rows = [row for group in groups for row in group.rows.values()]
   if len(groups) > 1:
     varied = ', '.join(results.varied(groups))
@@ -117,7 +122,7 @@ def _gain(target: Target, results: Selector) -> tuple[Verdict, list[Row]]:
   """The verdict on a relative gain, 100 (a / b - 1), paired by seed."""
   assert target.gain
   a, b = (load()[name] for name in target.gain)
-  chosen = [results.groups(t.where) for t in (a, b)]
+  chosen = [_of_papers_test(results.groups(t.where), t.n) for t in (a, b)]
   if not all(chosen):
     return Verdict(NOT_RUN, reason='the run lacks one of the two members'), []
   if max(map(len, chosen)) > 1:
@@ -143,6 +148,12 @@ def _gain(target: Target, results: Selector) -> tuple[Verdict, list[Row]]:
   return _inside(target, values, noises, error(*printed, *own), 100.0), rows
 
 
+def _of_papers_test(groups: list[Group], n: int | None) -> list[Group]:
+  """Of versions of a test that of the papers' size, where there is one."""
+  same = [g for g in groups if n in {row.count for row in g.rows.values()}]
+  return same if len(groups) > 1 and same else groups
+
+
 def _inside(target: Target, values, noises, paper: float, scale: float) -> Verdict:
   """Whether the printed value lies in the prediction interval; paper: its noise."""
   count = len(values)
@@ -154,7 +165,7 @@ def _inside(target: Target, values, noises, paper: float, scale: float) -> Verdi
   half = math.hypot(own, spread.NORMAL * paper)
   interval = Mean(middle * scale, half * scale, count)
   seeds = f'{count} seed{"s" if count > 1 else ""}'
-  text = f'{interval.text(target.digits)}, {seeds}'
+  text = f'{interval.text(target.digits, None if target.gain else scale)}, {seeds}'
   assumed = target.n is None and not target.gain
   reason = f"the papers' test size is not given, {spread.UNKNOWN_N:,} assumed"
   reason = reason if assumed else ''

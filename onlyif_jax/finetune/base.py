@@ -25,7 +25,7 @@ from onlyif_jax.models import hf, llama, pretrained
 from onlyif_jax.models.llama import DecoderConfig
 from onlyif_jax.models.lora import Parts
 from onlyif_jax.training import placement
-from onlyif_jax.training.tuning import TuneStep
+from onlyif_jax.training.tuning import TuneStep, train_step
 
 _HEAD = 2**16  # bytes of each weight file that the digest covers; names and shapes
 
@@ -143,12 +143,12 @@ def _pretrained(tuning: Tuning, config, params, rows, tokenizer):
     warmup=0.05,
     clip=1.0,
   )
-  tune = TuneStep(optim, s.steps)
+  tune = TuneStep(optim)
   parts = Parts(llama.graphdef(config), None, params, {})
   state = tune.init(params)
-  step = jax.jit(lambda state, batch: tune.step(parts, state, {}, batch)[0])
-  for n in range(s.steps):
-    state = step(state, batches[n % len(batches)])
+  for n, rate in enumerate(tune.rates(s.steps)):
+    batch = batches[n % len(batches)]
+    state, _ = train_step(tune, parts.definitions, state, {}, batch, rate, 0)
   return state['trained']
 
 

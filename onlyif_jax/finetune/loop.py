@@ -10,10 +10,10 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from onlyif_jax import keys
@@ -27,12 +27,13 @@ from onlyif_jax.keys import Purpose
 from onlyif_jax.loop import StopSignal
 from onlyif_jax.models import lora
 from onlyif_jax.models.lora import Parts
+from onlyif_jax.progress import StackProgress
 from onlyif_jax.training import placement
+from onlyif_jax.training import tuning as tune_lib
 from onlyif_jax.training.tuning import TuneStep
 from onlyif_jax.workdir import Workdir
 
 METRICS = 'metrics.jsonl'
-OnStep = Callable[[int, int, float, float], None]  # step, of, seconds, loss
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,14 +82,14 @@ class RowRun:
     plan: Plan,
     workdir: Workdir,
     mesh,
-    on_step: OnStep,
+    progress: StackProgress,
     stop: StopSignal | None = None,
   ):
     self.tuning, self.row, self.base, self.plan = tuning, row, base, plan
-    self.workdir, self.mesh, self.on_step, self.stop = workdir, mesh, on_step, stop
+    self.workdir, self.mesh, self.progress, self.stop = workdir, mesh, progress, stop
     self.steps = plan.survey.batches
     t = tuning.tune
-    self.tune = TuneStep(tuning.optim, self.steps, t.micro_batches, row.seed)
+    self.tune = TuneStep(tuning.optim, t.micro_batches)
 
   def run(self) -> Parts | None:
     """The model as it is after the last step; None where a signal stopped the run."""
@@ -116,7 +117,9 @@ class RowRun:
 
   def _start(self):
     parts = adapt(self.tuning, self.row, self.base)
-    state = self.tune.init(parts.trained)
+    # Training all weights begins with the base's own arrays, and a step donates its
+    # state: the next row needs them still.
+    state = self.tune.init(jax.tree.map(jnp.copy, parts.trained))
     if self.mesh.size > 1:
       placed = placement.place(self.mesh, parts.frozen)
       parts = parts._replace(frozen=jax.device_put(parts.frozen, placed))
@@ -125,13 +128,12 @@ class RowRun:
 
   def _train(self, parts: Parts, state, iterator, first, saver: Checkpointer, seen):
     t, on_batch = self.tuning.tune, placement.batch(self.mesh)
-    step = jax.jit(
-      lambda state, frozen, batch: self.tune.step(parts, state, frozen, batch),
-      donate_argnums=0,
-    )
+    rates, seed = self.tune.rates(self.steps), jnp.int32(self.row.seed)
+    own = self.tune, parts.definitions
     for n in range(first + 1, self.steps + 1):
       batch = jax.device_put(next(iterator), on_batch)
-      state, sums = step(state, parts.frozen, batch)
+      given = state, parts.frozen, batch, rates[n - 1], seed
+      state, sums = tune_lib.train_step(*own, *given)
       seen.add(sums)
       if n % t.log_every == 0 or n == self.steps:
         self._log(n, seen)
@@ -146,7 +148,7 @@ class RowRun:
     return state
 
   def _log(self, step: int, seen: '_Sums') -> None:
-    loss, count, seconds = seen.take()
+    steps, (loss, count, seconds) = len(seen.held), seen.take()
     if not math.isfinite(loss):
       raise ConfigError(
         f'{self.row.name} stopped being finite at step {step}; lower '
@@ -156,7 +158,7 @@ class RowRun:
       METRICS,
       {'row': self.row.name, 'step': step, 'loss': loss, 'response_tokens': count},
     )
-    self.on_step(step, self.steps, seconds, loss)
+    self.progress.chunk(step, steps, seconds, loss)
 
   def _cut_log(self, step: int) -> None:
     """Drops what was logged of this row after the step that was restored."""

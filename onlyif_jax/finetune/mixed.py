@@ -9,7 +9,6 @@ import functools
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from onlyif_jax import mixing
@@ -22,7 +21,7 @@ from onlyif_jax.finetune.answers import RESULT_COLUMNS, Found
 from onlyif_jax.finetune.base import Base
 from onlyif_jax.finetune.rows import TuningRow
 from onlyif_jax.models.lora import Parts
-from onlyif_jax.training.tuning import sums as sums_of
+from onlyif_jax.training.tuning import measure
 from onlyif_jax.tuning_settings import MixtureTuning
 
 HELD_OUT = 'heldout'  # the split of rows that no mixture of the run has
@@ -95,9 +94,6 @@ class MixtureTask:
       batch_size=config.tune.batch_size,
       packing='none',
     )
-    measure = jax.jit(
-      lambda trained, frozen, batch: sums_of(parts.merge(trained, frozen), batch)
-    )
     found = Found([], [], [])
     for name, ids in judged(self.pool, config).items():
       rows = [
@@ -109,7 +105,7 @@ class MixtureTask:
         continue
       sums = np.zeros(3)
       for batch in batching.batches(rows, self.pool.rows, base.tokenizer, settings):
-        got = measure(parts.trained, parts.frozen, batch)
+        got = measure(parts.definitions, parts.trained, parts.frozen, batch)
         sums += np.array([float(v) for v in got])
       for metric, total in (('response_nll', sums[0]), ('token_accuracy', sums[1])):
         values = (HELD_OUT, f'source={name}', metric, total, int(sums[2]))

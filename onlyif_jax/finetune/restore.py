@@ -35,7 +35,7 @@ def row(path: Path, name: str | None = None) -> tuple[run.TuningRun, Base, Parts
     raise ConfigError(f'--member {problem}; rows: {", ".join(names[:8])}')
   chosen, base = own.rows[names.index(name)], own.base()
   parts = loop.adapt(tuning, chosen, base)
-  state = TuneStep(tuning.optim, 1).init(parts.trained)
+  state = TuneStep(tuning.optim).init(parts.trained)
   with Checkpointer(Path(path) / 'checkpoints' / chosen.name) as saver:
     found = saver.restore(jax.tree.map(_abstract, state))
   if found is None:

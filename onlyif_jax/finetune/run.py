@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from onlyif_jax import benchmarking
-from onlyif_jax.analysis import tuned
+from onlyif_jax.analysis import reporting, tuned
 from onlyif_jax.config import ConfigError
 from onlyif_jax.corpora import preview
 from onlyif_jax.evals import answering
@@ -36,7 +36,6 @@ from onlyif_jax.tuning_settings import MixtureTuning, SymbolicTuning
 from onlyif_jax.workdir import Workdir
 
 BASE = 'base'
-ZERO_SHOT = 'zero-shot'  # the row of the model before any fine-tuning
 _TABLES = {
   'results.csv': (*rows_lib.COLUMNS, *answers.RESULT_COLUMNS),
   'anatomy.csv': (*rows_lib.COLUMNS, *answers.ANATOMY_COLUMNS),
@@ -50,7 +49,7 @@ def main(tuning: Tuning, path: str | Path) -> int:
   if not run.train():
     print(f'stopped after a save; the same command goes on from there ({path})')
     return 128 + stop.number
-  tuned.show(tuned.write(Path(path)))
+  reporting.finish(Path(path))
   print(f'took {(time.perf_counter() - began) / 60:.1f} min; files: {path}')
   return 0
 
@@ -119,9 +118,9 @@ class TuningRun:
     else:
       self.workdir.write_json(name, call)
     self._certify()
-    if self.tuning.answers.zero_shot and ZERO_SHOT not in self.done:
-      self._zero_shot(base)
-    progress = Progress(len(self.rows), 1, self.tuning.tune.batch_size)
+    for shots in self._askings():
+      self._untuned(base, shots)
+    progress = Progress(len(self.rows), [self._examples(row) for row in left])
     with progress:
       progress.rows_done = len(self.rows) - len(left)
       for row in left:
@@ -129,19 +128,20 @@ class TuningRun:
           return False
     return True
 
+  def _examples(self, row: TuningRow) -> float:
+    """About how many examples a row's passes have."""
+    if isinstance(self.tuning, SymbolicTuning):
+      return tuning_config.parse_subset(row.subset)[0]
+    return sum(self.tuning.mixture.counts(row.mixture).values())
+
   def _row(self, row: TuningRow, base: Base, progress: Progress) -> bool:
     task = self.task(row)
     sources, chosen = task.training()
     plan = loop.make_plan(self.tuning, row, base, sources, chosen)
-    tell = progress.stack(1, plan.survey.batches, self.tuning.tune.batch_size)
-    last = [0]
-
-    def on_step(step: int, of: int, seconds: float, loss: float) -> None:
-      tell(step, step - last[0], seconds, loss)
-      last[0] = step
-
+    size = plan.survey.batches, self.tuning.tune.batch_size
+    told = progress.stack(1, *size, compiles=not progress.trained)
     parts = loop.RowRun(
-      self.tuning, row, base, plan, self.workdir, self.mesh, on_step, self.stop
+      self.tuning, row, base, plan, self.workdir, self.mesh, told, self.stop
     ).run()
     if parts is None:
       return False
@@ -152,16 +152,23 @@ class TuningRun:
       'ledger.jsonl',
       {'event': 'done', 'row': row.name, 'steps': plan.survey.batches} | facts,
     )
+    told.done()
     return True
 
-  def _zero_shot(self, base: Base) -> None:
+  def _askings(self) -> list[int]:
+    """With how many solved examples the base is still to be asked."""
+    a = self.tuning.answers
+    wanted = [*([0] if a.zero_shot else []), *([a.shots] if a.shots else [])]
+    return [n for n in wanted if tuned.shots_row(n) not in self.done]
+
+  def _untuned(self, base: Base, shots: int) -> None:
     """Judges the base before any fine-tuning, on the questions of the first row."""
-    first = self.rows[0]
-    row = dataclasses.replace(first, name=ZERO_SHOT, instructions=0, mixture='')
+    first, name = self.rows[0], tuned.shots_row(shots)
+    row = dataclasses.replace(first, name=name, instructions=0, mixture='')
     parts = loop.adapt(self.tuning, first, base)
-    self._judge(row, self.task(first), base, parts)
+    self._judge(row, self.task(first, shots), base, parts)
     self._benchmark(row, base, parts)
-    self.workdir.append_json('ledger.jsonl', {'event': 'done', 'row': ZERO_SHOT})
+    self.workdir.append_json('ledger.jsonl', {'event': 'done', 'row': name})
 
   def _judge(self, row: TuningRow, task: Any, base: Base, parts: Parts) -> None:
     found = task.judge(self.tuning, base, parts)
@@ -171,10 +178,13 @@ class TuningRun:
     wrong = [{'row': row.name} | one for one in found.wrong]
     self.workdir.append_json('wrong.jsonl', *wrong)
 
-  def task(self, row: TuningRow) -> Any:
-    """The row's examples, and how a model is judged on them."""
+  def task(self, row: TuningRow, shots: int = 0) -> Any:
+    """The row's examples, and how a model is judged on them.
+
+    shots: solved examples before each question of a symbolic task.
+    """
     if isinstance(self.tuning, SymbolicTuning):
-      return SymbolicTask(self.tuning, row)
+      return SymbolicTask(self.tuning, row, shots)
     return mixed.MixtureTask(self.tuning, row)
 
   def _benchmark(self, row: TuningRow, base: Base, parts: Parts) -> None:
@@ -239,8 +249,8 @@ class TuningRun:
 class SymbolicTask:
   """The examples of a symbolic row, and the judgement of a model on them."""
 
-  def __init__(self, tuning: SymbolicTuning, row: TuningRow):
-    self.tuning, self.row = tuning, row
+  def __init__(self, tuning: SymbolicTuning, row: TuningRow, shots: int = 0):
+    self.tuning, self.row, self.shots = tuning, row, shots
     self.examples = symbolic.examples(tuning, row)
 
   def training(self):
@@ -256,9 +266,10 @@ class SymbolicTask:
   def judge(self, tuning: SymbolicTuning, base: Base, parts: Parts) -> answers.Found:
     """Asks every split's questions."""
     a, params = tuning.answers, parts.weights()
+    noops = getattr(tuning.task, 'noops', False)
     shots = [
       symbolic.as_row('shot', n, q)
-      for n, q in enumerate(self.examples.train[: a.shots])
+      for n, q in enumerate(self.examples.train[: self.shots])
     ]
     algebra = tuning.task.name == 'algebra'
     trained = None if algebra else answers.trained_rules(self.examples.train)
@@ -268,7 +279,7 @@ class SymbolicTask:
         parts.graphdef, params, base, tuning.tune.template, questions, a, shots
       )
       judged = answers.judge(
-        split, questions, texts, ended, noops=tuning.task.noops, trained=trained
+        split, questions, texts, ended, noops=noops, trained=trained
       )
       found.results.extend(answers.results(judged, symbolically=algebra))
       found.anatomy.extend(answers.anatomy(judged))

@@ -109,6 +109,11 @@ def check(c: Tuning) -> None:
     _check_instructions(c)
   elif min(c.seeds, c.thousand) < 1:
     raise ConfigError(f'seeds={c.seeds} or thousand={c.thousand} is below 1')
+  elif c.answers.shots:
+    raise ConfigError(
+      f'answers.shots={c.answers.shots} is for symbolic tasks; the prompts of '
+      'benchmarks are those of benchmarks.protocol'
+    )
 
 
 def _check_instructions(c: SymbolicTuning) -> None:

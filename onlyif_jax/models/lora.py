@@ -40,6 +40,11 @@ class Parts(NamedTuple):
   frozen: Any
   dtype: str = 'float32'
 
+  @property
+  def definitions(self) -> 'Parts':
+    """The parts without weights, which may be a static argument of a program."""
+    return self._replace(trained=None, frozen=None)
+
   def weights(self, trained=None, frozen=None):
     """(trained, frozen) as the definition takes them: adapters in the base's dtype.
 
@@ -98,8 +103,7 @@ def adapt(config: DecoderConfig, params, lora: LoraConfig, quantize: str, key) -
   if not lora.rank:
     params = jax.tree.map(lambda p: p.astype(jnp.float32), params)
     return Parts(llama.graphdef(config), None, params, {})
-  make = functools.partial(_states, config, lora, quantize)
-  trained, frozen = jax.jit(make)(params, key)
+  trained, frozen = _jitted_states(config, lora, quantize, params, key)
   without, noisy = _graphdefs(config, lora, quantize)
   return Parts(without, noisy, trained, frozen, config.compute_dtype)
 
@@ -154,6 +158,9 @@ def _states(config, lora, quantize, params, key):
   # Adapters are small and are trained: they take no part in a base's low precision.
   trained = jax.tree.map(lambda x: x.astype(jnp.float32), nnx.to_pure_dict(trained))
   return trained, frozen
+
+
+_jitted_states = jax.jit(_states, static_argnums=(0, 1, 2))
 
 
 @functools.cache

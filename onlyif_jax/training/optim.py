@@ -21,10 +21,11 @@ def schedule(config: OptimConfig, steps: int):
 def optimizer(config: OptimConfig, steps: int, peak):
   """The gradient transformation for a peak rate that may be traced."""
   fraction = schedule(config, steps)
+  return transform(config, lambda count: peak * fraction(count))
 
-  def rate(count):
-    return peak * fraction(count)
 
+def transform(config: OptimConfig, rate):
+  """The gradient transformation at a rate; rate: count of updates -> learning rate."""
   if config.name == 'adamw':
     main = optax.adamw(
       rate,

@@ -6,10 +6,12 @@ tokens with a weight, whatever the number of devices and of micro-batches.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from onlyif_jax import keys
@@ -34,27 +36,35 @@ def sums(model, batch):
 
 @dataclasses.dataclass(frozen=True)
 class TuneStep:
-  """The update of the trained weights; steps: of the whole run, for the schedule."""
+  """The update of the trained weights, of runs of any length and any seed.
+
+  What differs between the rows of a table is an argument: they share one program.
+  """
 
   optim: OptimConfig
-  steps: int
   micro_batches: int = 1
-  seed: int = 0  # of dropout
+
+  def rates(self, steps: int) -> np.ndarray:
+    """The learning rate of each of a run's steps."""
+    fraction = optim.schedule(self.optim, steps)
+    fractions = jax.vmap(fraction)(jnp.arange(steps, dtype=jnp.int32))
+    return self.optim.learning_rate * np.asarray(fractions, np.float32)
 
   def init(self, trained) -> dict[str, Any]:
     """The state before the first step."""
     return {
       'trained': trained,
-      'opt': self._transform.init(trained),
+      'opt': self._transform(0.0).init(trained),
       'step': jnp.int32(0),
     }
 
-  def step(self, parts: Parts, state, frozen, batch):
+  def step(self, parts: Parts, state, frozen, batch, rate, seed=0):
     """(state after the step, (loss sum, weight sum)); the state may be donated.
 
     parts: for its definitions alone. frozen: the weights beside the trained ones.
+    rate: the learning rate; seed: of dropout.
     """
-    key = keys.key(self.seed, Purpose.DROPOUT, state['step'])
+    key = keys.key(seed, Purpose.DROPOUT, state['step'])
 
     def micro(carry, part):
       index, rows = part
@@ -75,11 +85,25 @@ class TuneStep:
     zero = jax.tree.map(jnp.float32, zero)
     (gradient, total, count), _ = jax.lax.scan(micro, zero, (jnp.arange(m), split))
     gradient = jax.tree.map(lambda g: g / jnp.maximum(count, 1.0), gradient)
-    update, opt = self._transform.update(gradient, state['opt'], state['trained'])
+    transform = self._transform(rate)
+    update, opt = transform.update(gradient, state['opt'], state['trained'])
     trained = optax.apply_updates(state['trained'], update)
     new = {'trained': trained, 'opt': opt, 'step': state['step'] + 1}
     return new, (total, count)
 
-  @property
-  def _transform(self):
-    return optim.optimizer(self.optim, self.steps, self.optim.learning_rate)
+  def _transform(self, rate):
+    return optim.transform(self.optim, lambda count: rate)
+
+
+@functools.partial(
+  jax.jit, static_argnames=('tune', 'definitions'), donate_argnames='state'
+)
+def train_step(tune: TuneStep, definitions: Parts, state, frozen, batch, rate, seed):
+  """`tune.step`, compiled once for all models of the same definitions."""
+  return tune.step(definitions, state, frozen, batch, rate, seed)
+
+
+@functools.partial(jax.jit, static_argnames='definitions')
+def measure(definitions: Parts, trained, frozen, batch):
+  """`sums` of a model in parts, compiled once for all of the same definitions."""
+  return sums(definitions.merge(trained, frozen), batch)
