@@ -1,14 +1,14 @@
 """A pretrained model on benchmarks under one protocol, one result file for each.
 
 <out>/<benchmark>.json is the result; <out>/<benchmark>/ holds the model's answers and,
-for code, samples and verdicts. The same command goes on where it was stopped.
+but for tasks of the harness, samples and verdicts. The same command goes on where it
+was stopped.
 """
 
 import dataclasses
 import hashlib
 import json
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +29,17 @@ from onlyif_jax.evals import (
   postprocess,
   problems,
   protocols,
+  questions,
   sandbox,
+  text_answers,
+  text_scores,
 )
 from onlyif_jax.evals.answer_book import Book
 from onlyif_jax.evals.answering import Answerer, Decoding
 from onlyif_jax.evals.problems import ProblemSet
 from onlyif_jax.evals.protocols import Benchmark, Protocol
+from onlyif_jax.evals.questions import QuestionSet
+from onlyif_jax.evals.shares import Z, interval, wilson
 from onlyif_jax.finetune import base as base_lib
 from onlyif_jax.models import adapters, llama, pretrained
 from onlyif_jax.models.generate import Sampling
@@ -42,8 +47,8 @@ from onlyif_jax.provenance import provenance
 from onlyif_jax.training import placement
 from onlyif_jax.tuning_settings import DevicesConfig
 
-Z = 1.96  # standard errors on either side of a 95 % interval
 _WORDS = ('tokenizer*', 'special_tokens_map.json', 'chat_template*', 'vocab.*')
+_SANDBOXED = (*code_answers.SCORERS, *text_scores.SANDBOXED)
 _IFEVAL = ('ifeval*.jsonl', 'input_data.jsonl')
 
 
@@ -74,7 +79,7 @@ class Job:
   name: str
   benchmark: Benchmark
   run: Callable[['Job', Answerer, Path, Mapping[str, Any]], dict[str, Any]]
-  data: Any = None  # a ProblemSet, or rows
+  data: Any = None  # a ProblemSet, a QuestionSet, or rows
 
 
 def run(settings: Settings) -> list[dict[str, Any]]:
@@ -96,7 +101,7 @@ def plan(settings: Settings) -> list[Job]:
   jobs = [job for name in named for job in _jobs(settings, protocol, name)]
   if not jobs:
     raise ConfigError(f'--benchmarks names none; {protocol.name} has {_some(protocol)}')
-  if any(job.run is _run_code for job in jobs):
+  if any(job.benchmark.scorer in _SANDBOXED for job in jobs):
     sandbox.detect(allow_network=settings.allow_network)
   return jobs
 
@@ -204,23 +209,25 @@ def _jobs(settings: Settings, protocol: Protocol, name: str) -> Iterator[Job]:
     harness.library()
     yield Job(name, benchmark, _run_task)
   else:
-    raise ConfigError(
-      f'{protocol.name} scores {name} by {benchmark.scorer!r}, which is not at hand; '
-      f'--protocol=harness-default has {_some(protocols.get("harness-default"))}'
-    )
+    if benchmark.scorer in text_scores.SANDBOXED:
+      text_scores.prepare()
+    asked = questions.read(name, settings.data)
+    for question in asked.questions:  # that each has its worked examples
+      text_answers.turns(benchmark, question)
+    few = dataclasses.replace(asked, questions=asked.questions[:limit])
+    yield Job(name, benchmark, _run_questions, few)
 
 
 def _problem_sets(settings: Settings, benchmark: Benchmark, name: str):
   """The sets of problems that the scorer can judge."""
-  if name not in problems.VARIABLES:
-    raise ConfigError(f'there is no reader for the problems of {name}; leave it out')
   plus = benchmark.scorer == 'evalplus'
   if settings.data is None:
     found = [problems.read(name)]
   else:
-    files = sorted(f for f in settings.data.iterdir() if f.is_file())
-    files = [f for f in files if f.name.lower().startswith(name)]
-    found = [problems.read(name, f) for f in files if '.json' in f.name.lower()]
+    files = _named(settings.data.iterdir(), name)
+    # Else anywhere below, as in the Eurus suite's eval/ with its new_mbpp.json.
+    files = files or _named(settings.data.rglob('*.json*'), name, f'new_{name}')
+    found = [problems.read(name, f) for f in files]
   sets = [own for own in found if own.plus == plus]
   if not sets:
     wanted = f"{name} with EvalPlus's tests" if plus else f'{name} as first published'
@@ -231,8 +238,20 @@ def _problem_sets(settings: Settings, benchmark: Benchmark, name: str):
   return sets
 
 
+def _named(files: Iterable[Path], *beginnings: str) -> list[Path]:
+  """JSON files whose names begin so."""
+  return sorted(
+    f
+    for f in files
+    if f.name.lower().startswith(beginnings)
+    and '.json' in f.name.lower()
+    and f.is_file()
+  )
+
+
 def _ifeval_rows(data: Path | None) -> list[dict[str, Any]]:
   files = [f for form in _IFEVAL for f in sorted(data.glob(form))] if data else []
+  files = files or (sorted(data.rglob(_IFEVAL[-1])) if data else [])
   if len(files) != 1:
     raise ConfigError(
       f'--data={data} has {len(files)} files of IFEval; put its input_data.jsonl there'
@@ -263,6 +282,32 @@ def _run_code(job: Job, answerer, folder: Path, told) -> dict[str, Any]:
     out |= more
   metric = list(scores.pass_at)[-1]  # plus where there is one
   return _result(f'{metric} pass@1', out, len(count_N), own.version, own.sha256)
+
+
+def _run_questions(job: Job, answerer, folder: Path, told) -> dict[str, Any]:
+  own: QuestionSet = job.data
+  settings: Settings = told['settings']
+  samples = folder / 'samples.jsonl'
+  text_answers.generate(answerer, own, job.benchmark, samples)
+  right = text_scores.score(
+    samples,
+    own,
+    job.benchmark.scorer,
+    folder / 'scores',
+    origin=told['origin'],
+    times=job.benchmark.limits,
+    workers=settings.workers,
+    allow_network=settings.allow_network,
+  )
+  groups: dict[str, list[bool]] = {}
+  for question in own.questions:
+    for group in ('', *question.groups):
+      groups.setdefault(group, []).append(right[question.task_id])
+  all_N = np.array(groups.pop(''))
+  scores = {'accuracy': interval(all_N, np.ones_like(all_N, int))}
+  parts = {name: {'accuracy': sum(x) / len(x)} for name, x in sorted(groups.items())}
+  result = _result('accuracy', scores, len(all_N), own.about, own.sha256)
+  return result | {'subtasks': parts}
 
 
 def _run_ifeval(job: Job, answerer, folder: Path, told) -> dict[str, Any]:
@@ -319,30 +364,13 @@ def _run_task(job: Job, answerer, folder: Path, told) -> dict[str, Any]:
     if error:
       ends = {'low': value - Z * error, 'high': value + Z * error}
     elif error == 0 and value in (0, 1):
-      ends = _wilson(value, found.count)
+      ends = wilson(value, found.count)
     scores[name] = {'value': value} | ends
   wanted = harness.TASKS.get(job.name)
   quoted = wanted.metric if wanted and wanted.metric in scores else next(iter(scores))
   about = f'{own.task}, lm-eval {found.version}'
   result = _result(quoted, scores, found.count, about, found.data_sha256)
   return result | {'subtasks': dict(found.subtasks)}
-
-
-def interval(right_N: np.ndarray, count_N: np.ndarray) -> dict[str, float]:
-  """Share of right ones, with Wilson's 95 % interval over problems.
-
-  right_N of count_N answers (or instructions) of each problem, which count as one
-  observation together: the interval is never too narrow, nor empty at 0 or 1.
-  """
-  value = float(right_N.sum() / count_N.sum())
-  return {'value': value, **_wilson(value, len(right_N))}
-
-
-def _wilson(value: float, n: int) -> dict[str, float]:
-  shrink = 1 + Z**2 / n
-  middle = (value + Z**2 / (2 * n)) / shrink
-  half = Z * math.sqrt(value * (1 - value) / n + (Z / (2 * n)) ** 2) / shrink
-  return {'low': max(0.0, middle - half), 'high': min(1.0, middle + half)}
 
 
 def _result(metric, scores, count, data, sha256) -> dict[str, Any]:

@@ -26,7 +26,8 @@ _PROTOCOL = flags.DEFINE_string(
 _DATA = flags.DEFINE_string(
   'data',
   None,
-  'Local files: humaneval*.jsonl[.gz], mbpp*.jsonl[.gz], input_data.jsonl of IFEval, '
+  'Local files: humaneval*.jsonl[.gz], mbpp*.jsonl[.gz], leetcode*.json, '
+  'input_data.jsonl of IFEval, the files of the Eurus suite as its eval/ names them, '
   'TASK/SPLIT.jsonl or TASK.yaml for tasks of lm-evaluation-harness.',
 )
 _OUT = flags.DEFINE_string('out', None, 'The directory to write; it resumes.')

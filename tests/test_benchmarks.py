@@ -20,7 +20,15 @@ from onlyif_jax import benchmarking
 from onlyif_jax.benchmarking import Settings
 from onlyif_jax.config import ConfigError
 from onlyif_jax.corpora.tokenizer import load_tokenizer
-from onlyif_jax.evals import code_answers, harness, ifeval, problems, protocols, sandbox
+from onlyif_jax.evals import (
+  code_answers,
+  harness,
+  ifeval,
+  problems,
+  protocols,
+  sandbox,
+  text_scores,
+)
 from onlyif_jax.evals.answering import Answer, Answerer
 from onlyif_jax.models import pretrained
 
@@ -308,6 +316,7 @@ def refused(tmp_path, *benchmarks, **more):
 def test_what_cannot_be_had_is_named_before_the_model_is_read(monkeypatch, tmp_path):
   monkeypatch.setattr(benchmarking, 'load', None)
   monkeypatch.setattr(ifeval, 'prepare', Checker)
+  monkeypatch.setattr(text_scores, 'prepare', dict)
   monkeypatch.delenv(problems.VARIABLES['mbpp'], raising=False)
   assert "no benchmark 'nothing'" in refused(tmp_path, 'nothing')
   assert "'best' is not known" in refused(tmp_path, 'mbpp', protocol='best')
@@ -320,8 +329,8 @@ def test_what_cannot_be_had_is_named_before_the_model_is_read(monkeypatch, tmp_p
   assert "with EvalPlus's tests" in refused(tmp_path, 'mbpp', data=empty)
   eurus = {'protocol': 'eurus-2024-09'}
   assert '0 files of IFEval' in refused(tmp_path, 'ifeval', **eurus)
-  assert "by 'boxed'" in refused(tmp_path, 'math', **eurus)
-  assert 'no reader' in refused(tmp_path, 'leetcode', **eurus)
+  assert '0 files theorem_qa.json' in refused(tmp_path, 'theoremqa', **eurus)
+  assert 'no file leetcode*.jsonl' in refused(tmp_path, 'leetcode', **eurus)
   assert '--benchmarks names none' in refused(tmp_path)
   (tmp_path / 'ifeval.jsonl').write_text('{"key": 1}')
   assert 'line 1 is no prompt' in refused(tmp_path, 'ifeval', data=tmp_path, **eurus)

@@ -49,6 +49,13 @@ CANNED = [  # way, answer, program
   ),
   ('eurus-mbpp', '\ndef root(x):\n  return x', '\ndef root(x):\n  return x'),
   (
+    'eurus-leetcode',
+    '\nx = 1\n```\nThis works.',
+    '\nx = 1\n',
+  ),
+  ('eurus-leetcode', 'I think.\n```\na\n```\n```python\nx = 1\n```', '\nx = 1\n'),
+  ('eurus-leetcode', '\nx = 1\n```\nThis is ```fast```', '\nThis is '),
+  (
     'first-function',
     BODY + '\ndef other(x):\n    return 2\n\nroot(3)',
     PROMPT + BODY,
@@ -108,6 +115,7 @@ def test_protocols_are_there_with_their_settings():
     'ifeval': 0.7,
   }
   assert eurus.benchmark('mmlu').shots == 5
+  assert eurus.version == 2
   with pytest.raises(ConfigError, match="protocol 'mine' is not known; give one of"):
     protocols.get('mine')
   with pytest.raises(ConfigError, match="papers-code has no benchmark 'mmlu'"):
@@ -182,6 +190,7 @@ def test_mistakes_in_the_file_are_named():
   assert "template 'mine' is not known" in mbpp(template='mine')
   assert "extracts 'mine' is not known" in mbpp(extract='mine')
   assert '{question} in a text is not known' in mbpp(prompt='{question}')
+  assert '{test} in a text is not known' in mbpp(prompt='{test}', scorer='boxed')
   assert 'needs either task or prompt' in mbpp(task='mbpp')
   assert 'lacks limits' in refused(lambda p: p['benchmarks']['mbpp'].pop('limits'))
   assert 'lacks version' in refused(lambda p: p.pop('version'))

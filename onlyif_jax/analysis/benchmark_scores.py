@@ -16,6 +16,7 @@ from onlyif_jax.config import ConfigError
 
 FOLDER = 'benchmarks'
 SUITES = ('base', 'plus')
+CODE = ('humaneval', 'mbpp', 'leetcode')  # how versions of their problems begin
 # The two numbers whose mean stands for IFEval; lm-eval's names, then those of evals.
 _STRICT = (
   ('prompt_level_strict_acc,none', 'inst_level_strict_acc,none'),
@@ -74,7 +75,7 @@ def _code(file: Path, row: str, seed: str) -> Iterator[Score]:
     raise ConfigError(
       f'{file} is no scoring of code ({type(e).__name__}: {e}); score the samples again'
     ) from None
-  name = 'mbpp' if version.lower().startswith('mbpp') else 'humaneval'
+  name = next((n for n in CODE if version.lower().startswith(n)), CODE[0])
   for suite, value in values.items():
     problems = paired.solved(file.with_name('problems.csv'), f'{suite}_correct')
     own = list(problems.values())
@@ -104,7 +105,10 @@ def _other(file: Path, row: str, seed: str) -> Score:
   # Prompts and instructions are of the same texts: their errors do not average out.
   value, error = sum(values) / len(values), sum(errors) / len(errors)
   name = str(told['benchmark'])
-  return Score(row, seed, name, '', version, value, error, {}, told)
+  # Where every question has a verdict, two models are paired by it.
+  found = list((file.parent / file.stem).rglob('problems.csv'))
+  problems = paired.solved(found[0], 'correct') if len(found) == 1 else {}
+  return Score(row, seed, name, '', version, value, error, problems, told)
 
 
 def _error(score: Mapping[str, float]) -> float:

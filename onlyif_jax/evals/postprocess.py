@@ -75,6 +75,17 @@ def _fence(text: str, asked: Asked) -> str:
   return found.group(1) if found else text.split('```')[0]
 
 
+def _closed_fence(text: str, asked: Asked) -> str:
+  """The first closed block, one of Python before others, else what precedes a fence.
+
+  As the Eurus suite takes programs out of answers that begin inside a block.
+  """
+  for form in (r'```python(.*?)```', r'```(.*?)```'):
+    if found := re.search(form, text, re.S):
+      return found.group(1)
+  return text.split('```')[0]
+
+
 def _before_fence(text: str, asked: Asked) -> str:
   """What precedes a closing fence; for answers that begin inside a block."""
   return text.split('```')[0]
@@ -214,6 +225,7 @@ def _parsed(text: str) -> ast.Module | None:
 
 STEPS: Mapping[str, Callable[[str, Asked], str]] = {
   'fence': _fence,
+  'closed_fence': _closed_fence,
   'before_fence': _before_fence,
   'with_prompt': _with_prompt,
   'with_prompt_always': _with_prompt_always,

@@ -2,7 +2,8 @@
 
 EvalPlus (HumanEval+, MBPP+ of both versions): JSON lines with base_input, plus_input,
 canonical_solution, atol. HumanEval: JSON lines with a `check(candidate)`. MBPP: JSON
-(lines) with asserts in test_list. Files may be gzipped.
+(lines) with asserts in test_list. LeetCode: JSON lines with asserts on a `Solution()`,
+as the Eurus suite has them. Files may be gzipped.
 """
 
 import ast
@@ -20,6 +21,7 @@ from onlyif_jax.config import ConfigError
 from onlyif_jax.evals.sandbox import Script
 
 VARIABLES = {'humaneval': 'HUMANEVAL_OVERRIDE_PATH', 'mbpp': 'MBPP_OVERRIDE_PATH'}
+DATASETS = (*VARIABLES, 'leetcode')
 _WHERE = {
   'humaneval': 'HumanEvalPlus.jsonl.gz of the releases of evalplus/humanevalplus_release',
   'mbpp': 'MbppPlus.jsonl.gz of the releases of evalplus/mbppplus_release',
@@ -34,7 +36,7 @@ class Problem:
   """One problem; either inputs, of which `solution` gives the outputs, or a script."""
 
   task_id: str
-  dataset: str  # 'humaneval' or 'mbpp'
+  dataset: str  # one of DATASETS
   prompt: str  # what a completion continues; '' for MBPP's original format
   text: str  # what is asked, as it is shown to a model
   entry_point: str
@@ -44,12 +46,14 @@ class Problem:
   atol: float = 0.0
   script: Script | None = None
   tests: tuple[str, ...] = ()  # asserts that a prompt may show
+  around: tuple[str, str] = ('', '')  # trusted text before and after every program
 
   def program(self, sample: Mapping[str, Any]) -> str:
     """The program of a sample with `solution` (whole) or `completion`."""
+    before, after = self.around
     if 'solution' in sample:
-      return sample['solution']
-    return self.prompt + sample['completion']
+      return before + sample['solution'] + after
+    return before + self.prompt + sample['completion'] + after
 
   @property
   def sha256(self) -> str:
@@ -70,12 +74,16 @@ class ProblemSet:
 
 
 def read(dataset: str, path: str | os.PathLike | None = None) -> ProblemSet:
-  """The problems of 'humaneval' or 'mbpp'; raises ConfigError naming what is wrong.
+  """The problems of one of DATASETS; raises ConfigError naming what is wrong.
 
-  path: None reads the file that EvalPlus's own variable names.
+  path: None reads the file that EvalPlus's own variable names, where there is one.
   """
-  if dataset not in VARIABLES:
-    raise ConfigError(f'dataset {dataset!r} is not known; give humaneval or mbpp')
+  if dataset not in DATASETS:
+    raise ConfigError(
+      f'dataset {dataset!r} is not known; give one of {", ".join(DATASETS)}'
+    )
+  if not path and dataset not in VARIABLES:
+    raise ConfigError(f'no problems of {dataset}: name a local file of the suite')
   path = path or os.environ.get(VARIABLES[dataset])
   if not path:
     raise ConfigError(
@@ -130,6 +138,8 @@ def _rows(raw: bytes, path) -> list:
 
 def _format(row: Mapping[str, Any], where: str) -> tuple[Callable, bool]:
   """The maker of a row's format, and whether it is EvalPlus's."""
+  if 'prompt_sft' in row:
+    return _leetcode, False
   if 'base_input' in row:
     return _evalplus, True
   if 'test' in row:
@@ -198,6 +208,71 @@ def _mbpp(row: Mapping[str, Any], dataset: str) -> Problem:
     solution=code,
     script=Script('\n'.join(tests), tuple(names), before=before),
     tests=tests,
+  )
+
+
+# What LeetCode has at hand; as the suite's IMPORT_HELPER.
+_LEETCODE_IMPORTS = """import math, re, sys, copy, datetime, itertools, collections
+import heapq, functools, hashlib, numpy, string
+import numpy as np
+from typing import *
+from collections import *
+from functools import *
+"""
+# One Solution serves all tests. A linked list travels as its values.
+_LEETCODE_CALL = """
+
+_the_solution = []
+def call_solution(method, args, chains):
+  for name in chains:
+    node = None
+    for value in reversed(args[name]):
+      node = ListNode(value, node)
+    args[name] = node
+  if not _the_solution:
+    _the_solution.append(Solution())
+  found = getattr(_the_solution[0], method)(**args)
+  if not hasattr(found, 'next') or not hasattr(found, 'val'):
+    return [False, found]
+  values = []
+  while found:
+    values.append(found.val)
+    found = found.next
+  return [True, values]
+"""
+_LEETCODE_TEST = """
+class ListNode:
+  def __init__(self, val=0, next=None):
+    self.val, self.next = val, next
+def _values(node):
+  return [node.val, *_values(node.next)] if node else []
+def _chain(values):
+  return ListNode(values[0], _chain(values[1:])) if values else None
+class Solution:
+  def __getattr__(self, method):
+    def call(**args):
+      chains = [name for name, x in args.items() if isinstance(x, ListNode)]
+      sent = {k: _values(x) if k in chains else x for k, x in args.items()}
+      is_chain, found = call_solution(method, sent, chains)
+      return _chain(found) if is_chain else found
+    return call
+"""
+
+
+def _leetcode(row: Mapping[str, Any], dataset: str) -> Problem:
+  text = row['prompt_sft']
+  name = re.search(r'my_solution\.(\w+)\(', row['test'])
+  if name is None:
+    raise ValueError('test calls no method of my_solution')
+  return Problem(
+    task_id=str(row['task_id']),
+    dataset=dataset,
+    prompt='',
+    text=text,
+    entry_point=name.group(1),
+    solution='',  # the file has none
+    script=Script(row['test'], ('call_solution',), before=_LEETCODE_TEST),
+    around=(_LEETCODE_IMPORTS, _LEETCODE_CALL),
   )
 
 

@@ -2,10 +2,12 @@
 
 Fields of a benchmark. data: which problems. task: the name of a task of lm-evaluation-
 harness, which then has the prompt. prompt: text with {prompt}, {description}, {test},
-{signature}, {entry_point} of a problem. template: what is around it, a name of
-corpora/prompts.py, chat (the tokenizer's own) or none. prefill: how the answer begins.
-shots: worked examples before it. stops, extract: names in stops.yaml. scorer: one of
-SCORERS. limits: of generated programs, fields of code.Times.
+{signature}, {entry_point} of a problem, or {prompt}, {head}, {shots} of a question.
+system: a turn before it. template: what is around it, a name of corpora/prompts.py,
+chat (the tokenizer's own) or none. prefill: how the answer begins. shots: worked
+examples before it, each a turn of its own (the first one in the prompt), or a `shot`
+with {prompt} and {answer} in {shots}. stops, extract: names in stops.yaml. scorer: one
+of SCORERS. limits: of programs and comparisons, fields of code.Times.
 """
 
 import dataclasses
@@ -29,13 +31,16 @@ SCORERS = {
   'check': "the benchmark's own asserts, in the sandbox",
   'lm_eval': 'as the task of lm-evaluation-harness says',
   'boxed': 'the last \\boxed{} equals the reference, as mathematics',
-  'printed': 'what the program prints equals the reference, as mathematics',
+  'printed': 'what the last program prints equals the reference, as mathematics',
   'contains': 'the reference stands in the answer',
   'ifeval': 'four numbers: prompts and instructions, strict and loose',
-  'first_letter': "the answer's first letter is the right choice",
+  'first_letter': 'the answer, one token, is the letter of the right choice',
 }
 TEMPLATES = ('none', 'chat', 'alpaca', 'magicoder', 'mistral')
 FIELDS = ('prompt', 'description', 'test', 'signature', 'entry_point')
+QUESTION_FIELDS = ('prompt', 'head', 'shots')
+_OF_QUESTIONS = ('boxed', 'printed', 'contains', 'first_letter')
+_LIMITED = ('evalplus', 'check', 'boxed', 'printed')  # need the sandbox
 # What no score depends on, and so no hash.
 _WORDS = ('about', 'source', 'papers', 'note')
 
@@ -58,6 +63,8 @@ class Benchmark:
   scorer: str
   task: str = ''
   prompt: str = ''
+  system: str = ''
+  shot: str = ''
   template: str = 'none'
   prefill: str = ''
   shots: int = 0
@@ -180,16 +187,17 @@ def _benchmark(fields: Mapping[str, Any], where: str) -> Benchmark:
     name = getattr(benchmark, kind.removesuffix('s') if kind == 'extracts' else kind)
     if name not in postprocess.read()[kind]:
       wrong.append(f'{kind} {name!r}')
+  known = QUESTION_FIELDS if benchmark.scorer in _OF_QUESTIONS else FIELDS
   used = re.findall(
     r'\{(\w+)\}', (benchmark.prompt + benchmark.prefill).replace('{{', '')
   )
-  wrong += [f'{{{name}}} in a text' for name in used if name not in FIELDS]
+  wrong += [f'{{{name}}} in a text' for name in used if name not in known]
   if wrong:
     raise ConfigError(f'protocols.yaml: {where}: {", ".join(wrong)} is not known')
   if bool(benchmark.task) == bool(benchmark.prompt):
     raise ConfigError(f'protocols.yaml: {where} needs either task or prompt')
-  if benchmark.scorer in ('evalplus', 'check') and not benchmark.limits:
-    raise ConfigError(f'protocols.yaml: {where} runs programs and lacks limits')
+  if benchmark.scorer in _LIMITED and not benchmark.limits:
+    raise ConfigError(f'protocols.yaml: {where} runs in the sandbox and lacks limits')
   return benchmark
 
 

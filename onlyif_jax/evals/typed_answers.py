@@ -1,0 +1,154 @@
+"""Answers of TheoremQA: a number, a list of numbers, a truth value or an option.
+
+As the Eurus suite judges them (its Math/theorem_qa/util.py, 2024-09-18): an answer is
+evaluated as a Python expression, so `equal` is for sandboxes. A number given with a
+fraction may be off by 4 %, a whole one is met when rounded. Powers as 10^3 never count:
+the suite turns them into a call of `math`, which it does not import.
+"""
+
+import ast
+import contextlib
+import re
+from typing import Any
+
+from onlyif_jax.evals.latex_forms import last_boxed
+
+KINDS = ('bool', 'option', 'Option', 'integer', 'float') + (
+  'list of integer',
+  'list of float',
+)
+_NUMBER = r'[-+]?(?:[\d,]*\.*\d+)'
+_UNITS = (  # a number with something before or behind; group 1 is kept
+  rf'({_NUMBER}) [^0-9 ]+$',
+  rf'[^0-9 ]+ ({_NUMBER})$',
+  rf'({_NUMBER})[^\d]{{1,2}}$',
+  r'[^-+\d]{1,2}((?:[\d,]*\.*\d+))$',
+)
+_COMMAS = re.compile(r'^[-+]?(\d{1,3}(,\d{3})*|(\d+))(\.\d+)?$')
+_UNSAFE = re.compile(r'__|[\'"@;]|\blambda\b')
+_SPREAD = 0.04  # of a number with a fraction
+_HARMLESS = (
+  *(abs, bool, complex, dict, divmod, enumerate, float, int, len, list, max, min),
+  *(pow, range, reversed, round, set, sorted, str, sum, tuple, zip),
+)
+
+
+def said(text: str) -> str:
+  """The answer of a text: behind `Answer:`, in the last box of that."""
+  for marker in ('answer:\n', 'answer: '):
+    at = text.lower().rfind(marker)
+    text = text[at + len(marker) :].strip() if at >= 0 else text
+  return last_boxed(text) or text
+
+
+def printed(text: str) -> str:
+  """The answer in what a program printed: the end of its last line.
+
+  >>> printed('n = 3\\nThe area is 4.5 cm.')
+  '4.5 cm'
+  """
+  words: list[str] = []
+  for word in text.strip().split('\n')[-1].split(' ')[::-1]:
+    if word in ('is', 'be', 'are') or word.endswith(':'):
+      break
+    words.insert(0, word)
+  return ' '.join(words).strip().strip('.')
+
+
+def equal(answer: str, reference: Any, kind: str) -> bool:
+  """Whether an answer meets a reference of one of KINDS."""
+  try:
+    value = value_of(answer)
+    if isinstance(value, list) and kind.startswith('list'):
+      return _all_close(value, reference)
+    if kind in ('bool', 'option', 'Option'):
+      plain = isinstance(value, str | int | float | list)
+      return plain and (value == f'({reference})' or value == reference)
+    return kind in ('integer', 'float') and _close(value, reference)
+  except Exception:  # of what a text evaluates to: nan, an empty tuple
+    return False
+
+
+def _close(value: Any, wanted: Any) -> bool:
+  if not isinstance(value, int | float):
+    return False
+  if isinstance(wanted, float):
+    return abs(value - wanted) <= abs(wanted) * _SPREAD or value == wanted
+  return round(value) == wanted
+
+
+def _all_close(values: list, wanted: list) -> bool:
+  """In any order."""
+  if len(values) != len(wanted) or not all(isinstance(v, int | float) for v in values):
+    return False
+  pairs = zip(sorted(values), sorted(wanted), strict=True)
+  return all(_close(value, other) for value, other in pairs)
+
+
+def value_of(answer: str) -> Any:
+  """What an answer stands for; None for one that is no Python expression."""
+  text = _cleaned(answer)
+  for option in 'abcd':
+    if f'{option})' in text or f'{option} )' in text or text.lower().strip() == option:
+      text = f'({option})'
+  if found := re.search(r'\([a-d]\)', text):
+    return found.group(0)
+  value: Any = _evaluated(text) if text else None
+  if isinstance(value, set | tuple):
+    values: list[Any] = list(value)
+    if isinstance(values[0], complex):
+      return [v.real for v in values]
+    return [float(v) for v in values] if _is_rational(values[0]) else values
+  if type(value).__name__ == 'ndarray':
+    return value.tolist()
+  if isinstance(value, complex):
+    return value.real
+  return float(value) if _is_rational(value) else value
+
+
+def _cleaned(text: str) -> str:
+  """Without what stands around a value: equations, signs, units."""
+  for sign in '=≈':
+    text = text.split(sign)[-1].strip() if sign in text else text
+  for sign in '`$°':
+    text = text.replace(sign, '')
+  if text.lower() in ('true', 'yes', 'false', 'no'):
+    text = str(text.lower() in ('true', 'yes'))
+  for name in ('True', 'False'):
+    if name in text:
+      text = name
+      break
+  if 'approximately' in text:
+    text = text.replace('approximately', '').strip()
+  text = text.split(' or ')[0]
+  for form in _UNITS:
+    found = re.match(form, text)
+    text = found.group(1) if found else text
+  text = re.sub(r'10\^(-?\d+)', r'math.pow(10, \1)', text)
+  for times in (' x ', ' \u00d7 '):
+    text = text.replace(times, '*')
+  return text.replace(',', '') if _COMMAS.match(text) else text
+
+
+def _evaluated(text: str) -> Any:
+  if _UNSAFE.search(text):
+    return None
+  with contextlib.suppress(Exception):
+    return ast.literal_eval(text)
+  names: dict[str, Any] = {f.__name__: f for f in _HARMLESS}
+  names = {'__builtins__': names}
+  if re.search(r'\bnp\b', text):
+    import numpy as np
+
+    names['np'] = np
+  if 'Rational' in text:
+    import sympy
+
+    names['Rational'] = sympy.Rational
+  with contextlib.suppress(Exception):
+    return eval(text, names)
+  return None
+
+
+def _is_rational(value: Any) -> bool:
+  return hasattr(value, 'is_Rational') and bool(value.is_Rational)

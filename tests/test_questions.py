@@ -1,0 +1,97 @@
+"""Files of the Eurus suite's questions: what is read, and what is refused."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from onlyif_jax.config import ConfigError
+from onlyif_jax.evals import questions
+
+DATA = Path(__file__).parent / 'data' / 'eurus'
+
+
+READ = {  # task_id, reference, kind, groups of the last question; how many there are
+  'math': ('math/2', '(-2,2)', '', ('Prealgebra', 'Level 2'), 3),
+  'gsm-plus': (
+    'gsm-plus/1/distraction insertion',
+    '6',
+    '',
+    ('distraction insertion',),
+    3,
+  ),
+  'svamp': ('svamp/chal-2', '2.5', '', (), 2),
+  'asdiv': ('asdiv/1', '5', '', (), 1),  # the test split
+  'theoremqa': ('own/count.json', 6, 'integer', (), 5),
+  'bbh': ('date_understanding/1', '(B)', '', ('date_understanding',), 2),
+  'mmlu': ('world_religions/0', 'D', '', ('world religions',), 3),
+}
+
+
+@pytest.mark.parametrize('name', READ)
+def test_questions_are_read_with_their_references(name):
+  own = questions.read(name, DATA)
+  last, count = own.questions[-1], len(own.questions)
+  found = last.task_id, last.reference, last.kind, last.groups, count
+  assert found == READ[name]
+  assert questions.read(f'{name}-program', DATA) == own
+  assert own.about.endswith(f', {count} questions')
+
+
+def test_a_changed_file_has_another_hash(tmp_path):
+  shutil.copytree(DATA / 'mmlu', tmp_path / 'mmlu')
+  assert questions.read('mmlu', tmp_path).sha256 == questions.read('mmlu', DATA).sha256
+  dev = tmp_path / 'mmlu' / 'dev' / 'abstract_algebra_dev.csv'
+  dev.write_text(dev.read_text().replace('12,A', '13,A', 1))
+  assert questions.read('mmlu', tmp_path).sha256 != questions.read('mmlu', DATA).sha256
+
+
+def refused(name, data):
+  with pytest.raises(ConfigError) as caught:
+    questions.read(name, data)
+  assert '\n' not in str(caught.value)
+  return str(caught.value)
+
+
+def test_absent_and_malformed_files_are_named(tmp_path):
+  for name, file in questions.FILES.items():
+    assert (file if name != 'mmlu' else 'test/*_test.csv') in refused(name, tmp_path)
+    assert '--data=DIR' in refused(name, None)
+  row = {'problem': 'x', 'level': '1', 'type': 'y'}
+  for text, said in (
+    ('{', 'is no JSON'),
+    ('[]', 'holds no questions'),
+    (json.dumps([row]), "question 1 is malformed: lacks 'expected_answer'"),
+    (json.dumps([row | {'expected_answer': [1]}]), 'expected_answer is no text or num'),
+    ('3', 'not a list of records'),
+  ):
+    (tmp_path / 'math_test_cleaned.json').write_text(text)
+    assert said in refused('math-program', tmp_path)
+  row = {'id': '1', 'Question': 'x', 'Answer': 1, 'Answer_type': 'list of integer'}
+  (tmp_path / 'theorem_qa.json').write_text(json.dumps([row]))
+  assert 'Answer 1 is no list of integer' in refused('theoremqa', tmp_path)
+  (tmp_path / 'theorem_qa.json').write_text(json.dumps([row | {'Answer_type': 'x'}]))
+  assert "Answer_type 'x' is not known" in refused('theoremqa', tmp_path)
+  (tmp_path / 'test_prompts.json').write_text('{"text": "Q: x", "task_name": "y"}')
+  assert 'is malformed' in refused('bbh', tmp_path)
+  (tmp_path / 'gsmplus_test.json').write_text('[1]')
+  assert 'question 1 is malformed' in refused('gsm-plus', tmp_path)
+  shutil.copytree(DATA / 'mmlu', tmp_path / 'mmlu')
+  file = tmp_path / 'mmlu' / 'test' / 'world_religions_test.csv'
+  file.write_text('Which?,a,b,c,d,E\n')
+  assert f'{file}: row 1 is no question of MMLU' in refused('mmlu', tmp_path)
+  shutil.copytree(DATA / 'mmlu', tmp_path / 'mmlu2')
+  assert 'several folders' in refused('mmlu', tmp_path)
+  shutil.copytree(DATA / 'Math', tmp_path / 'one')
+  shutil.copytree(DATA / 'Math', tmp_path / 'two')
+  assert 'has 2 files SVAMP.json' in refused('svamp', tmp_path)
+
+
+def test_tables_by_columns_are_read_as_pandas_reads_them(tmp_path):
+  rows = json.loads((DATA / 'Math' / 'math_test_cleaned.json').read_text())
+  table = {key: {str(n): row[key] for n, row in enumerate(rows)} for key in rows[0]}
+  (tmp_path / 'math_test_cleaned.json').write_text(json.dumps(table))
+  found = questions.read('math', tmp_path).questions
+  assert found == questions.read('math', DATA).questions
+  assert len({q.task_id for q in found}) == 3
