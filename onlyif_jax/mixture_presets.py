@@ -40,6 +40,7 @@ def start(name: str, arg, file: str, sources: Mapping, rows, thousand: int = 2, 
     c.mixture.tests = (f'problems={folder}/humaneval.jsonl:prompt',)
   else:
     papers(c)
+    c.mixture.prepared = f'{folder}/prepared'
     c.mixture.tests = tuple(f'{k}={folder}/{v}:prompt' for k, v in CODE_TESTS.items())
   c.base.directory = given.base or c.base.directory
   c.seeds = given.seeds or (1 if is_tiny else 3)

@@ -1,5 +1,6 @@
 """Settings of a mixture and the files that the planner writes."""
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -159,6 +160,24 @@ def test_manifest_tells_what_was_removed_and_drawn(tmp_path):
   asked = mixture.instruction(pool.row(plans[0].rows[0]))
   number = plans[0].rows[0].index
   assert asked.startswith(f'What does a say of item {number}?')
+
+
+def test_prepared_rows_give_the_mixtures_of_files_that_are_read(tmp_path):
+  own = small(tmp_path)
+  folder = tmp_path / 'prepared'
+  kept = dataclasses.replace(own, prepared=str(folder))
+  one, two = manifest.gather(own), manifest.gather(kept)
+  assert not isinstance(two.rows['a'], list)
+  assert [p.rows for p in one.plans] == [p.rows for p in two.plans]
+  assert [one.row(w) for w in one.plans[0].rows] == [
+    two.row(w) for w in two.plans[0].rows
+  ]
+  assert one.facts == two.facts
+  # Prepared once: the second time nothing is written.
+  before = sorted((p, p.stat().st_mtime_ns) for p in folder.rglob('*'))
+  assert len(before) > 6
+  manifest.gather(kept)
+  assert sorted((p, p.stat().st_mtime_ns) for p in folder.rglob('*')) == before
 
 
 def test_same_settings_give_the_same_bytes(tmp_path):

@@ -12,7 +12,7 @@ from fake_tuned import right
 
 from onlyif_jax.analysis import scoreboard, targets, tuned, tuned_evidence, verdict
 from onlyif_jax.finetune import rows as rows_lib
-from onlyif_jax.models import published
+from onlyif_jax.models import llama, published
 
 TARGETS = targets.load()
 WEIGHTS = targets.experiments()['cipher_lm']['settings']['base.parameters']
@@ -107,11 +107,10 @@ def test_only_the_papers_model_at_its_size_counts(cipher, tmp_path):
 
 
 def test_the_papers_models_have_the_weights_that_are_asked_for():
-  from onlyif_jax.finetune import predict
   from onlyif_jax.models import pretrained_config
 
   found = {
-    predict.weights(pretrained_config.parse(known, name))
+    llama.weight_count(pretrained_config.parse(known, name))
     for name, known in published.CONFIGS.items()
   }
   settings = [e.get('settings', {}) for e in targets.experiments().values()]

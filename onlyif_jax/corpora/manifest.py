@@ -21,7 +21,7 @@ from onlyif_jax.config import ConfigError
 from onlyif_jax.corpora import coreset, decontaminate, embeddings, mixture, readers
 from onlyif_jax.corpora.decontaminate import Hit, TestPrompt
 from onlyif_jax.corpora.mixture import Plan, RowId, Source
-from onlyif_jax.corpora.mixture_settings import MixtureSettings, TestFile
+from onlyif_jax.corpora.mixture_settings import MixtureSettings, SourceFile, TestFile
 from onlyif_jax.corpora.rows import Row
 
 COLUMNS = ('mixture', 'order', 'source', 'index')
@@ -110,14 +110,8 @@ def gather(settings: MixtureSettings) -> Pool:
   """Reads sources and tests, and removes contaminated and repeated rows; ConfigError."""
   rows, facts, prompts = {}, {}, []
   for file in settings.source_files:
-    reader = readers.Reader(file.path, file.format, file.name, settings.bad)
-    rows[file.name] = list(reader)
-    facts[file.name] = {
-      'path': file.path,
-      'format': reader.format,
-      'sha256': _digest(file.path),
-      'dropped': dict(sorted(reader.dropped.items())),
-    }
+    rows[file.name], told = _read(file, settings)
+    facts[file.name] = {'path': file.path, 'sha256': _digest(file.path)} | told
   for file in settings.test_files:
     own = read_prompts(file)
     prompts += own
@@ -139,6 +133,21 @@ def gather(settings: MixtureSettings) -> Pool:
   return Pool(
     settings, rows, tuple(prompts), sources, tuple(hits), tuple(unchecked), facts
   )
+
+
+def _read(file: SourceFile, settings: MixtureSettings):
+  """(rows, their format and how many were left out) of a source."""
+  if settings.prepared:
+    from onlyif_jax.corpora import instructions  # TFDS is slow to import
+
+    how = file.path, settings.prepared, file.format, file.name, settings.bad
+    rows = instructions.open_rows(*how)
+    told = {k: rows.metadata[k] for k in ('format', 'dropped')}
+  else:
+    reader = readers.Reader(file.path, file.format, file.name, settings.bad)
+    rows = list(reader)
+    told = {'format': reader.format, 'dropped': reader.dropped}
+  return rows, told | {'dropped': dict(sorted(told['dropped'].items()))}
 
 
 def read_prompts(file: TestFile) -> list[TestPrompt]:

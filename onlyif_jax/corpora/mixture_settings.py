@@ -70,6 +70,9 @@ class MixtureSettings:
   # (response included) or 'none' (nothing does).
   dedup: str = 'instruction'
   bad: str = 'error'  # rows without a response: 'error', or 'drop' to leave them out
+  # Directory where TFDS keeps the rows of each file, prepared once; '': the files are
+  # read each time, and their rows held in memory.
+  prepared: str = ''
   # 'name=path' or 'name=path:field' each: prompts, in JSON (lines) or Parquet, that no
   # row may give away, and that a mixture should cover.
   tests: tuple[str, ...] = ()

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from onlyif_jax import keys
 from onlyif_jax.config import ConfigError, OptimConfig
@@ -21,35 +20,45 @@ from onlyif_jax.corpora.rows import Row
 from onlyif_jax.corpora.tokenizer import Tokenizer, load_tokenizer
 from onlyif_jax.finetune.tuning_config import Tuning
 from onlyif_jax.keys import Purpose
-from onlyif_jax.models import hf, llama, pretrained
+from onlyif_jax.models import hf, llama, pretrained, pretrained_config
 from onlyif_jax.models.llama import DecoderConfig
 from onlyif_jax.models.lora import Parts
 from onlyif_jax.training import placement
 from onlyif_jax.training.tuning import TuneStep, train_step
 
-_HEAD = 2**16  # bytes of each weight file that the digest covers; names and shapes
+# Of each weight file the digest covers its head, which names the arrays and their
+# shapes, and blocks spread over the rest.
+_HEAD, _BLOCKS, _BLOCK = 2**16, 64, 2**12
 
 
 @dataclasses.dataclass(frozen=True)
 class Base:
-  """A pretrained model with its tokenizer; params is a pure tree."""
+  """A pretrained model with its tokenizer.
+
+  Weights are read when they are asked for and belong to who asked: what a row trains
+  or keeps quantised is then the only copy on a device.
+  """
 
   directory: Path
   config: DecoderConfig
-  params: Any
   tokenizer: Tokenizer
   digest: str
+  dtype: str = 'float32'  # of the weights
+  mesh: Any = None  # over which they are split while they are read
+
+  def params(self) -> dict:
+    """The weights as a pure tree; raises ConfigError for files that are damaged."""
+    many = self.mesh is not None and self.mesh.size > 1
+    rule = _rule(self.mesh, self.directory) if many else None
+    return pretrained.load(self.directory, dtype=self.dtype, sharding=rule)[1]
 
 
 def load(tuning: Tuning, directory: Path, mesh=None) -> Base:
-  """The model of a directory in the run's dtypes; or ConfigError, one line.
-
-  mesh: weights are split over it while they are read.
-  """
-  rule = None if mesh is None or mesh.size == 1 else _rule(mesh, directory)
-  config, params = pretrained.load(directory, dtype=tuning.base.dtype, sharding=rule)
+  """The model of a directory in the run's dtypes; or ConfigError, one line."""
   config = dataclasses.replace(
-    config, compute_dtype=tuning.base.compute_dtype, remat=tuning.base.remat
+    pretrained_config.read(Path(directory)),
+    compute_dtype=tuning.base.compute_dtype,
+    remat=tuning.base.remat,
   )
   tokenizer = load_tokenizer(directory)
   if tokenizer.size > config.vocab_size:
@@ -57,12 +66,18 @@ def load(tuning: Tuning, directory: Path, mesh=None) -> Base:
       f'{directory}: its tokenizer has {tokenizer.size} ids, its model '
       f'{config.vocab_size}; use the tokenizer of this model'
     )
-  return Base(Path(directory), config, params, tokenizer, digest(directory))
+  if config.rope is None and tuning.tune.length > config.max_length:
+    raise ConfigError(
+      f'tune.length={tuning.tune.length} is more than the {config.max_length} positions '
+      f'that {directory} has learnt; lower it'
+    )
+  own = Path(directory), config, tokenizer, digest(directory)
+  return Base(*own, tuning.base.dtype, mesh)
 
 
 def _rule(mesh, directory):
   """A parameter's path -> where it lives on the mesh."""
-  config = pretrained.pretrained_config.read(Path(directory))
+  config = pretrained_config.read(Path(directory))
   leaves = jax.tree_util.tree_leaves_with_path(llama.shapes(config))
   placed = {
     '.'.join(str(k.key) for k in path): placement.weight(mesh, path, leaf.shape)
@@ -72,12 +87,16 @@ def _rule(mesh, directory):
 
 
 def digest(directory) -> str:
-  """A hash of a model: its config, and the head and size of each file of weights."""
+  """A hash of a model: its config, and size, head and samples of each weight file."""
   out = hashlib.sha256()
   for path in sorted(Path(directory).glob('*.safetensors')):
-    out.update(f'{path.name}\0{path.stat().st_size}\0'.encode())
+    size = path.stat().st_size
+    out.update(f'{path.name}\0{size}\0'.encode())
     with path.open('rb') as file:
       out.update(file.read(_HEAD))
+      for n in range(_BLOCKS):
+        file.seek(n * max(size - _BLOCK, 0) // (_BLOCKS - 1))
+        out.update(file.read(_BLOCK))
   out.update((Path(directory) / 'config.json').read_bytes())
   return out.hexdigest()
 
@@ -183,10 +202,9 @@ def _write_tokenizer(texts, vocabulary: int, folder: Path) -> None:
 
 def describe(base: Base) -> dict[str, Any]:
   """What provenance says of a base: sizes, and the hash that adapters are tied to."""
-  count = sum(leaf.size for leaf in jax.tree.leaves(base.params))
   return {
     'base_digest': base.digest,
-    'base_parameters': count,
+    'base_parameters': llama.weight_count(base.config),
     'base_config': json.loads((base.directory / 'config.json').read_text()),
-    'base_dtype': str(jnp.dtype(jax.tree.leaves(base.params)[0].dtype)),
+    'base_dtype': base.dtype,
   }

@@ -36,6 +36,14 @@ from onlyif_jax.workdir import Workdir
 METRICS = 'metrics.jsonl'
 
 
+class NotFiniteError(Exception):
+  """The loss of a row is no number any more; says at which step."""
+
+  def __init__(self, step: int):
+    super().__init__(step)
+    self.step = step
+
+
 @dataclasses.dataclass(frozen=True)
 class Plan:
   """What a row trains on: rows by source, and which of them in the order of the plan."""
@@ -46,10 +54,10 @@ class Plan:
   survey: batching.Survey
 
 
-def make_plan(tuning: Tuning, row: TuningRow, base: Base, sources, rows) -> Plan:
-  """The batches of a row; raises ConfigError where no row leaves a response."""
+def batch_settings(tuning: Tuning, row: TuningRow) -> batching.BatchSettings:
+  """How a row's text becomes batches."""
   t = tuning.tune
-  settings = batching.BatchSettings(
+  return batching.BatchSettings(
     template=t.template,
     length=t.length,
     batch_size=t.batch_size,
@@ -57,10 +65,16 @@ def make_plan(tuning: Tuning, row: TuningRow, base: Base, sources, rows) -> Plan
     packing=t.packing,
     seed=row.seed,
   )
+
+
+def make_plan(tuning: Tuning, row: TuningRow, base: Base, sources, rows) -> Plan:
+  """The batches of a row; raises ConfigError where no row leaves a response."""
+  settings = batch_settings(tuning, row)
   survey = batching.survey(rows, sources, base.tokenizer, settings)
   if not survey.batches:
     raise ConfigError(
-      f'{row.name}: no response is left after tune.length={t.length} tokens; raise it'
+      f'{row.name}: no response is left after tune.length={settings.length} tokens; '
+      'raise it'
     )
   return Plan(sources, rows, settings, survey)
 
@@ -68,7 +82,7 @@ def make_plan(tuning: Tuning, row: TuningRow, base: Base, sources, rows) -> Plan
 def adapt(tuning: Tuning, row: TuningRow, base: Base) -> Parts:
   """The base in parts, with the row's new adapters."""
   key = keys.key(row.seed, Purpose.INIT)
-  return lora.adapt(base.config, base.params, tuning.lora, tuning.base.quantize, key)
+  return lora.adapt(base.config, base.params(), tuning.lora, tuning.base.quantize, key)
 
 
 class RowRun:
@@ -92,7 +106,10 @@ class RowRun:
     self.tune = TuneStep(tuning.optim, t.micro_batches)
 
   def run(self) -> Parts | None:
-    """The model as it is after the last step; None where a signal stopped the run."""
+    """The model as it is after the last step; None where a signal stopped the run.
+
+    Raises NotFiniteError, and leaves the last checkpoint as it was.
+    """
     parts, state = self._start()
     directory = self.workdir.file(f'checkpoints/{self.row.name}')
     with Checkpointer(directory) as saver, contextlib.ExitStack() as closing:
@@ -117,14 +134,13 @@ class RowRun:
 
   def _start(self):
     parts = adapt(self.tuning, self.row, self.base)
-    # Training all weights begins with the base's own arrays, and a step donates its
-    # state: the next row needs them still.
-    state = self.tune.init(jax.tree.map(jnp.copy, parts.trained))
+    state = self.tune.init(parts.trained)
     if self.mesh.size > 1:
       placed = placement.place(self.mesh, parts.frozen)
       parts = parts._replace(frozen=jax.device_put(parts.frozen, placed))
       state = jax.device_put(state, placement.place(self.mesh, state))
-    return parts, state
+    # A step donates its state, of which the weights at the start are a part.
+    return parts._replace(trained=None), state
 
   def _train(self, parts: Parts, state, iterator, first, saver: Checkpointer, seen):
     t, on_batch = self.tuning.tune, placement.batch(self.mesh)
@@ -141,6 +157,8 @@ class RowRun:
       if n % t.save_every == 0 or n == self.steps or stopping:
         # The iterator may run ahead of what was trained on, its state does not.
         notes = {'data': iterator.get_state(), 'sums': seen.fetched()}
+        if not np.isfinite(notes['sums']).all():
+          raise NotFiniteError(n)
         saver.save(n, state, notes=notes)
       if stopping and n < self.steps:
         return None
@@ -150,10 +168,7 @@ class RowRun:
   def _log(self, step: int, seen: '_Sums') -> None:
     steps, (loss, count, seconds) = len(seen.held), seen.take()
     if not math.isfinite(loss):
-      raise ConfigError(
-        f'{self.row.name} stopped being finite at step {step}; lower '
-        'optim.learning_rate, or clip its gradient (optim.clip)'
-      )
+      raise NotFiniteError(step)
     self.workdir.append_json(
       METRICS,
       {'row': self.row.name, 'step': step, 'loss': loss, 'response_tokens': count},

@@ -5,6 +5,7 @@ ones. A model is judged on rows of every source that are in no mixture of the ru
 loss of their responses says what a mixture taught beside its own benchmark.
 """
 
+import dataclasses
 import functools
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,14 @@ def pool(settings: MixtureSettings) -> Pool:
   return manifest.gather(settings)
 
 
-def write(config: MixtureTuning, path: Path) -> None:
-  """Writes the manifest, the diversity of the mixtures and their map."""
-  mixing.write(config.mixture, path / 'mixture')
+def write(config: MixtureTuning, path: Path, base: Path) -> None:
+  """Writes the manifest, the diversity of the mixtures and their map.
+
+  base: the model's directory, whose tokenizer counts unless the config names another.
+  """
+  counted = config.mixture.tokenizer or str(base)
+  settings = dataclasses.replace(config.mixture, tokenizer=counted)
+  mixing.write(settings, path / 'mixture')
 
 
 def base_rows(config: MixtureTuning) -> list[Row]:
@@ -63,10 +69,14 @@ def held_out(own: Pool) -> dict[str, list[RowId]]:
 
 
 def judged(own: Pool, config: MixtureTuning) -> dict[str, list[RowId]]:
-  """The rows of each source that models are judged on: half of those held out at most."""
+  """The rows of each source that models are judged on: half of those held out at most.
+
+  The last in the order of drawing, which further mixtures reach last.
+  """
   most = config.answers.examples
   return {
-    name: ids[: min(most, (len(ids) + 1) // 2)] for name, ids in held_out(own).items()
+    name: ids[len(ids) - min(most, (len(ids) + 1) // 2) :]
+    for name, ids in held_out(own).items()
   }
 
 

@@ -79,7 +79,8 @@ def memory(tuning: Tuning, config: DecoderConfig) -> Memory:
   largest = max(config.hidden, config.heads * config.head_width) * config.width
   weight = largest / d.tensor * item if tuning.base.quantize != 'none' else 0.0
   passing = max(2 * logits, again + inside + scores + weight)
-  moments = 4 if tuning.optim.name == 'adamw' else 3
+  # A gradient more where those of parts of a batch are summed.
+  moments = (4 if tuning.optim.name == 'adamw' else 3) + (t.micro_batches > 1)
   return Memory(frozen, moments * trained, round(kept), round(passing))
 
 
@@ -99,16 +100,6 @@ def _stored(tuning: Tuning, config: DecoderConfig, measure) -> tuple[int, int]:
 
 
 _shapes = functools.lru_cache(maxsize=4)(lora.shapes)
-
-
-@functools.lru_cache(maxsize=4)
-def weights(config: DecoderConfig) -> int:
-  """Numbers in all weights of a decoder, told from one and two layers as above."""
-  one, two = (
-    sum(x.size for x in jax.tree.leaves(llama.shapes(small)))
-    for small in (dataclasses.replace(config, layers=n) for n in (1, 2))
-  )
-  return one + (config.layers - 1) * (two - one)
 
 
 def _bytes(tree: Any, devices: DevicesConfig) -> int:
@@ -159,7 +150,7 @@ def flops(tuning: Tuning, config: DecoderConfig, tokens: int) -> float:
   once more where layers are recomputed and for the gradient of trained weights.
   """
   passes = 2 + tuning.base.remat + (0 if tuning.lora.rank else 1)
-  return 2.0 * weights(config) * tokens * passes
+  return 2.0 * llama.weight_count(config) * tokens * passes
 
 
 def show(tuning: Tuning, console: Console | None = None) -> Memory:
@@ -171,7 +162,7 @@ def show(tuning: Tuning, console: Console | None = None) -> Memory:
   shape = f'{tuning.devices.data} x {tuning.devices.fsdp} x {tuning.devices.tensor}'
   lines = [
     ('rows', f'{len(rows)}: {", ".join(r.name for r in rows[:4])}'),
-    ('base', f'{_base(tuning)}, {weights(config):,} weights'),
+    ('base', f'{_base(tuning)}, {llama.weight_count(config):,} weights'),
     ('trained', f'{trained:,} weights'),
     ('devices', f'{shape} (data x fsdp x tensor)'),
     *((name, _gib(getattr(found, name))) for name in ('frozen', 'trained', 'kept')),

@@ -6,11 +6,13 @@ model was made on the spot. The same command resumes; more counts, seeds or mixt
 extend it.
 """
 
+import contextlib
 import csv
 import dataclasses
 import io
 import json
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from onlyif_jax import benchmarking
 from onlyif_jax.analysis import reporting, tuned
 from onlyif_jax.config import ConfigError
 from onlyif_jax.corpora import preview
+from onlyif_jax.corpora.tokenizer import load_tokenizer
 from onlyif_jax.evals import answering
 from onlyif_jax.evals.answering import Answerer
 from onlyif_jax.finetune import answers, loop, mixed, symbolic, tuning_config
@@ -28,6 +31,7 @@ from onlyif_jax.finetune.base import Base
 from onlyif_jax.finetune.rows import TuningRow
 from onlyif_jax.finetune.tuning_config import Tuning
 from onlyif_jax.loop import StopSignal
+from onlyif_jax.models import lora
 from onlyif_jax.models.lora import Parts
 from onlyif_jax.progress import Progress
 from onlyif_jax.provenance import provenance
@@ -43,24 +47,42 @@ _TABLES = {
 
 
 def main(tuning: Tuning, path: str | Path) -> int:
-  """Runs or resumes; prints the results; 0 done, 143 stopped by a signal."""
+  """Runs or resumes; prints the results.
+
+  0 done, 1 where a row stopped being finite (the others went on), 143 stopped.
+  """
   began, stop = time.perf_counter(), StopSignal()
   run = TuningRun(tuning, Path(path), stop)
   if not run.train():
     print(f'stopped after a save; the same command goes on from there ({path})')
     return 128 + stop.number
-  reporting.finish(Path(path))
+  if run.workdir.file('results.csv').exists():  # else no row was finite
+    reporting.finish(Path(path))
   print(f'took {(time.perf_counter() - began) / 60:.1f} min; files: {path}')
-  return 0
+  for name, step in run.failed.items():
+    print(
+      f'{name} stopped being finite by step {step}: lower optim.learning_rate, or clip '
+      'its gradient (optim.clip)',
+      file=sys.stderr,
+    )
+  return 1 if run.failed else 0
 
 
 def show_rows(tuning: Tuning, path: str | Path, count: int) -> None:
   """Prints the first rows as the model reads them, with what the loss counts."""
   run = TuningRun(tuning, Path(path))
-  base, row = run.base(), run.rows[0]
+  row = run.rows[0]
   sources, chosen = run.task(row).training()
-  plan = loop.make_plan(tuning, row, base, sources, chosen)
-  preview.preview(plan.rows, plan.sources, base.tokenizer, plan.settings, count)
+  with contextlib.ExitStack() as stack:
+    place = Path(tuning.base.directory or run.workdir.file(BASE))
+    if not tuning.base.directory and not place.exists():
+      # Its tokenizer is what is needed of a base that is still to be made.
+      place = Path(stack.enter_context(tempfile.TemporaryDirectory())) / BASE
+      scratch = dataclasses.replace(tuning.scratch, steps=0)
+      bare = dataclasses.replace(tuning, scratch=scratch)
+      base_lib.make(bare, run.base_rows(), place)
+    settings = loop.batch_settings(tuning, row)
+    preview.preview(chosen, sources, load_tokenizer(place), settings, count)
 
 
 class TuningRun:
@@ -90,6 +112,12 @@ class TuningRun:
     """The names of the rows whose results are whole."""
     return {e['row'] for e in self.workdir.ledger() if e['event'] == 'done'}
 
+  @property
+  def failed(self) -> dict[str, int]:
+    """Row -> the step at which its loss stopped being finite; they are not tried again."""
+    events = [e for e in self.workdir.ledger() if e['event'] == 'failed']
+    return {e['row']: e['step'] for e in events}
+
   def base(self) -> Base:
     """The pretrained model; a small one is made if the config names none."""
     where = self.tuning.base.directory
@@ -97,19 +125,24 @@ class TuningRun:
     if not where and not directory.exists():
       steps = self.tuning.scratch.steps
       print(f'making a small base on the spot, {steps:,} steps', file=sys.stderr)
-      base_lib.make(self.tuning, self._base_rows(), directory)
+      base_lib.make(self.tuning, self.base_rows(), directory)
     return base_lib.load(self.tuning, directory, self.mesh)
 
   def train(self) -> bool:
     """Trains and judges every row that is not done; False where a signal stopped it."""
-    left = [row for row in self.rows if row.name not in self.done]
+    over = self.done | set(self.failed)
+    left = [row for row in self.rows if row.name not in over]
     if not left:
       print(f'already done: the results of all {len(self.rows)} rows')
       return True
     self.workdir.create()
+    self._check_benchmarks()
+    base = self.base()
+    lora.check(self.tuning.lora, self.tuning.base.quantize, base.config)
+    self._certify(base)
+    # From here on the workdir is this config's: all that may be mistaken was read.
     self.workdir.write_json('config.json', dataclasses.asdict(self.tuning))
     self._cut_back()
-    base = self.base()
     call = provenance() | base_lib.describe(base)
     call['devices'] = [str(d) for d in self.mesh.devices.flat]
     name = 'provenance.json'
@@ -117,7 +150,6 @@ class TuningRun:
       self.workdir.append_json('resumes.jsonl', call)
     else:
       self.workdir.write_json(name, call)
-    self._certify()
     for shots in self._askings():
       self._untuned(base, shots)
     progress = Progress(len(self.rows), [self._examples(row) for row in left])
@@ -140,9 +172,15 @@ class TuningRun:
     plan = loop.make_plan(self.tuning, row, base, sources, chosen)
     size = plan.survey.batches, self.tuning.tune.batch_size
     told = progress.stack(1, *size, compiles=not progress.trained)
-    parts = loop.RowRun(
-      self.tuning, row, base, plan, self.workdir, self.mesh, told, self.stop
-    ).run()
+    try:
+      parts = loop.RowRun(
+        self.tuning, row, base, plan, self.workdir, self.mesh, told, self.stop
+      ).run()
+    except loop.NotFiniteError as e:
+      event = {'event': 'failed', 'row': row.name, 'step': e.step}
+      self.workdir.append_json('ledger.jsonl', event)
+      told.done()
+      return True
     if parts is None:
       return False
     self._judge(row, task, base, parts)
@@ -191,18 +229,7 @@ class TuningRun:
     """Runs the config's benchmarks on a model, into benchmarks/<row>."""
     if isinstance(self.tuning, SymbolicTuning) or not self.tuning.benchmarks.names:
       return
-    b = self.tuning.benchmarks
-    settings = benchmarking.Settings(
-      model=base.directory,
-      out=self.workdir.file(f'benchmarks/{row.name}'),
-      benchmarks=b.names,
-      protocol=b.protocol,
-      data=Path(b.data) if b.data else None,
-      workers=b.workers,
-      allow_network=b.allow_network,
-      batch_size=self.tuning.answers.batch_size,
-      seed=row.seed,
-    )
+    settings = self._benchmark_settings(base.directory, row)
     answerer = Answerer(
       parts.graphdef,
       parts.weights(),
@@ -214,12 +241,34 @@ class TuningRun:
     told = {'model': row.name, 'model_sha256': base.digest, 'run': self.tuning.name}
     benchmarking.execute(settings, benchmarking.plan(settings), answerer, told)
 
-  def _base_rows(self):
+  def _check_benchmarks(self) -> None:
+    """Raises ConfigError for benchmarks that cannot be run, before all else."""
+    if isinstance(self.tuning, MixtureTuning) and self.tuning.benchmarks.names:
+      place = Path(self.tuning.base.directory or self.workdir.file(BASE))
+      benchmarking.plan(self._benchmark_settings(place, self.rows[0]))
+
+  def _benchmark_settings(self, model: Path, row: TuningRow) -> benchmarking.Settings:
+    assert isinstance(self.tuning, MixtureTuning)
+    b = self.tuning.benchmarks
+    return benchmarking.Settings(
+      model=model,
+      out=self.workdir.file(f'benchmarks/{row.name}'),
+      benchmarks=b.names,
+      protocol=b.protocol,
+      data=Path(b.data) if b.data else None,
+      workers=b.workers,
+      allow_network=b.allow_network,
+      batch_size=self.tuning.answers.batch_size,
+      seed=row.seed,
+    )
+
+  def base_rows(self):
+    """What a small base is made with."""
     if isinstance(self.tuning, SymbolicTuning):
       return symbolic.base_rows(self.tuning, self.tuning.scratch.examples)
     return mixed.base_rows(self.tuning)
 
-  def _certify(self) -> None:
+  def _certify(self, base: Base) -> None:
     """Writes the proof of the splits, or the plan of the mixtures."""
     if isinstance(self.tuning, SymbolicTuning):
       reports = [
@@ -227,7 +276,7 @@ class TuningRun:
       ]
       self.workdir.write_json('splits.json', reports)
     else:
-      mixed.write(self.tuning, self.workdir.path)
+      mixed.write(self.tuning, self.workdir.path, base.directory)
 
   def _cut_back(self) -> None:
     """Drops the results of rows that are not done."""

@@ -239,6 +239,16 @@ def shapes(config: DecoderConfig) -> dict:
   return nnx.to_pure_dict(nnx.state(_abstract(config), nnx.Param))
 
 
+@functools.lru_cache(maxsize=4)
+def weight_count(config: DecoderConfig) -> int:
+  """Numbers in all weights, told from one and two layers: tracing many takes minutes."""
+  one, two = (
+    sum(x.size for x in jax.tree.leaves(shapes(small)))
+    for small in (dataclasses.replace(config, layers=n) for n in (1, 2))
+  )
+  return one + (config.layers - 1) * (two - one)
+
+
 def init(config: DecoderConfig, key) -> dict:
   """Fresh parameters, float32: Normal(0.02) matrices, scales 1, biases 0."""
 
