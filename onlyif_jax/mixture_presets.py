@@ -69,7 +69,7 @@ def tiny(c) -> None:
   c.base.dtype = c.base.compute_dtype = 'float32'
   c.base.remat = False
   c.scratch.vocabulary, c.scratch.heads, c.scratch.kv_heads = 500, 4, 2
-  c.scratch.steps, c.scratch.batch_size = 800, 8
+  c.scratch.steps, c.scratch.batch_size, c.scratch.learning_rate = 1_600, 8, 2e-3
   c.lora.rank, c.lora.alpha = 16, 32.0
   c.tune.length, c.tune.batch_size, c.tune.epochs = 192, 8, 6
   c.optim.learning_rate, c.optim.clip, c.optim.b2 = 3e-3, 1.0, 0.95
