@@ -19,10 +19,10 @@ from onlyif_jax.corpora.rows import Turn
 from onlyif_jax.corpora.tokenizer import Tokenizer, load_tokenizer
 from onlyif_jax.finetune import base as base_lib
 from onlyif_jax.finetune import restore
-from onlyif_jax.models import adapters, lora, pretrained
+from onlyif_jax.models import adapters, llama, pretrained
 from onlyif_jax.models.generate import Sampling, generate
 from onlyif_jax.models.lora import Parts
-from onlyif_jax.tuning_settings import QUANTIZED, LoraConfig
+from onlyif_jax.tuning_settings import QUANTIZED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,27 +73,46 @@ def load(
   adapter=None,
   *,
   row: str | None = None,
-  quantize: str = 'none',
-  dtype: str = 'bfloat16',
-  template: str = 'alpaca',
+  quantize: str | None = None,
+  dtype: str | None = None,
+  template: str | None = None,
 ) -> Assistant:
   """The model of a Hugging Face directory, or of a row of a fine-tuning workdir.
 
-  adapter: a PEFT directory. quantize: 'int8' or 'nf4' for the weights of the layers.
-  A workdir decides dtype, quantize and template itself. Raises ConfigError.
+  Of a Hugging Face directory alone: adapter, a PEFT directory; quantize, 'int8' or
+  'nf4' for the weights of the layers; dtype of the weights, by default 'bfloat16';
+  template, by default 'alpaca'. A workdir says all of these itself, and which `row` is
+  asked there. Raises ConfigError.
   """
   path = Path(directory)
   if restore.is_tuning(path):
+    given = {'quantize': quantize, 'dtype': dtype, 'template': template}
+    for name, value in {'adapter': adapter, **given}.items():
+      if value is not None:
+        raise ConfigError(
+          f'{name}={value}: {path} is a fine-tuning run, which says that itself; '
+          'leave it out, or give a Hugging Face directory'
+        )
     own, base, parts = restore.row(path, row)
     return Assistant(parts, base.tokenizer, own.tuning.tune.template)
+  if row is not None:
+    raise ConfigError(
+      f'row={row}: {path} is not the workdir of a fine-tuning run; leave it out'
+    )
+  quantize, dtype, template = (
+    quantize or 'none',
+    dtype or 'bfloat16',
+    template or 'alpaca',
+  )
   prompts.check_template(template)
   if quantize not in QUANTIZED:
     raise ConfigError(f'quantize={quantize!r} is not one of {", ".join(QUANTIZED)}')
   config, params = pretrained.load(path, dtype=dtype)
   tokenizer = load_tokenizer(path)
-  if adapter is not None or quantize != 'none':
+  if adapter is None and quantize == 'none':
+    # Nothing is trained, so the weights stay in their dtype.
+    parts = Parts(llama.graphdef(config), None, params, {}, dtype)
+  else:
     digest = base_lib.digest(path)
     parts = adapters.attach(config, params, adapter, quantize, digest)
-  else:
-    parts = lora.adapt(config, params, LoraConfig(), 'none', jax.random.key(0))
   return Assistant(parts, tokenizer, template)

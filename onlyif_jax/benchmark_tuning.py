@@ -20,6 +20,8 @@ from onlyif_jax.finetune import predict
 from onlyif_jax.finetune.tuning_config import Tuning
 from onlyif_jax.models import llama, lora
 from onlyif_jax.models.generate import generate
+from onlyif_jax.models.llama import DecoderConfig
+from onlyif_jax.models.lora import Parts
 from onlyif_jax.training import placement
 from onlyif_jax.training.tuning import TuneStep, train_step
 
@@ -29,14 +31,11 @@ def run(
 ) -> dict[str, Any]:
   """Measures, prints a table, writes JSON to `out`; returns what it writes.
 
-  seconds: of each measurement.
+  seconds: of each measurement, which has at least one step.
   """
   config = predict.decoder(tuning)
   mesh = placement.make_mesh(tuning.devices)
-  params = llama.init(config, jax.random.key(0))
-  parts = lora.adapt(
-    config, params, tuning.lora, tuning.base.quantize, jax.random.key(1)
-  )
+  parts = model(tuning, config, mesh)
   report: dict[str, Any] = {'machine': benchmark.machine()}
   report['generation'] = _generation(tuning, parts, config.vocab_size, seconds)
   # Last: its first step takes the adapters' memory.
@@ -55,6 +54,30 @@ def run(
   return report
 
 
+def model(tuning: Tuning, config: DecoderConfig, mesh) -> Parts:
+  """The run's model with random weights, split over the mesh as the run's is."""
+  parts = lora.adapt(
+    config,
+    random_weights(config, tuning.base.dtype, mesh),  # which nothing else keeps alive
+    tuning.lora,
+    tuning.base.quantize,
+    jax.random.key(1),
+  )
+  placed = placement.place(mesh, (parts.trained, parts.frozen))
+  trained, frozen = jax.device_put((parts.trained, parts.frozen), placed)
+  return parts._replace(trained=trained, frozen=frozen)
+
+
+def random_weights(config: DecoderConfig, dtype: str, mesh) -> dict:
+  """Fresh weights in a dtype, each made where it lives."""
+
+  def make(key):
+    return jax.tree.map(lambda p: p.astype(dtype), llama.init(config, key))
+
+  placed = placement.place(mesh, llama.shapes(config))
+  return jax.jit(make, out_shardings=placed)(jax.random.key(0))
+
+
 def _training(tuning, parts, vocabulary, mesh, seconds) -> dict[str, float]:
   """Whole lines, every token counted."""
   t, rng = tuning.tune, np.random.default_rng(0)
@@ -66,21 +89,20 @@ def _training(tuning, parts, vocabulary, mesh, seconds) -> dict[str, float]:
     'positions': np.tile(np.arange(t.length, dtype=np.int32), (t.batch_size, 1)),
   }
   tune = TuneStep(tuning.optim, t.micro_batches)
-  state, frozen = tune.init(parts.trained), parts.frozen
+  state = tune.init(parts.trained)
   state = jax.device_put(state, placement.place(mesh, state))
-  frozen = jax.device_put(frozen, placement.place(mesh, frozen))
   batch = jax.device_put(batch, placement.batch(mesh))
   rate = np.float32(tuning.optim.learning_rate)
 
   def step(state):
-    return train_step(tune, parts.definitions, state, frozen, batch, rate, 0)
+    return train_step(tune, parts.definitions, state, parts.frozen, batch, rate, 0)
 
   began = time.perf_counter()
   state, sums = step(state)
   jax.block_until_ready(sums)
   compiled, steps = time.perf_counter() - began, 0
   began = time.perf_counter()
-  while time.perf_counter() - began < seconds:
+  while not steps or time.perf_counter() - began < seconds:
     state, sums = step(state)
     jax.block_until_ready(sums)
     steps += 1
@@ -114,7 +136,7 @@ def _generation(tuning, parts, vocabulary, seconds) -> dict[str, float]:
   answer()
   compiled, tokens = time.perf_counter() - began, 0
   began = time.perf_counter()
-  while time.perf_counter() - began < seconds:
+  while not tokens or time.perf_counter() - began < seconds:
     tokens += answer()
   took = time.perf_counter() - began
   return {

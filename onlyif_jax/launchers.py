@@ -96,6 +96,19 @@ def options(other: Sequence[flags.FlagHolder]) -> Options | None:
   )
 
 
+def refuse(other: Sequence[flags.FlagHolder], what: str) -> None:
+  """Raises ConfigError where a flag of a launcher, or one of `other`, is given.
+
+  what: the kind of run that has no use for them.
+  """
+  given = [flag.name for flag in other if flag.value]
+  if _LAUNCHER.value != 'local':
+    given.append('launcher')
+  given += [name for name in _OWN if flags.FLAGS[name].present]
+  if given:
+    raise ConfigError(f'--{given[0]}: {what} is one process here; leave it out')
+
+
 def _parse(words: Sequence[str]) -> dict[str, str | bool]:
   """['partition=gpu', 'exclusive'] -> {'partition': 'gpu', 'exclusive': True}."""
   out: dict[str, str | bool] = {}

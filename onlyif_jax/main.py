@@ -35,9 +35,14 @@ def main(argv) -> int:
   if 'tune' in _CONFIG.value:
     from onlyif_jax import finetune
 
-    path = Path(_WORKDIR.value or cli.default_workdir(_CONFIG.value))
+    launchers.refuse((_SHARD, _MULTIHOST), 'a fine-tuning run')
+    path = _WORKDIR.value or cli.default_workdir(_CONFIG.value)
+    if bucket.is_url(path):
+      raise config.ConfigError(
+        f'--workdir={path}: a fine-tuning run needs a directory; mount the bucket'
+      )
     how = {'dry_run': _DRY_RUN.value, 'preview': _PREVIEW.value}
-    return finetune.main(_CONFIG.value, path, **how)
+    return finetune.main(_CONFIG.value, Path(path), **how)
   run_config = config.freeze(_CONFIG.value)
   workdir = _WORKDIR.value or cli.default_workdir(run_config)
   launch = launchers.options((_SHARD, _MULTIHOST, _DRY_RUN))

@@ -19,14 +19,10 @@ ROOT = Asked(PROMPT, 'root')
 BODY = '    return math.sqrt(x)\n'
 CANNED = [  # way, answer, program
   ('text', 'the answer is 3', 'the answer is 3'),
-  ('completion', BODY, PROMPT + BODY),
-  ('completion', PROMPT + BODY, PROMPT + BODY),
-  ('completion', '\n' + PROMPT + BODY, '\n' + PROMPT + BODY),
-  ('completion', f'def root(x):\n{BODY}', f'import math\n\ndef root(x):\n{BODY}'),
-  ('fenced', 'Sure:\n```python\nx = 1\n```\nand\n```python\ny\n```', 'x = 1'),
-  ('fenced', '```\nx = 1\n```', 'x = 1'),
-  ('fenced', '```Python\nx = 1\n', 'x = 1\n'),
-  ('fenced', 'x = 1\n', 'x = 1\n'),
+  ('magicoder', BODY, PROMPT + BODY),
+  ('magicoder', PROMPT + BODY, PROMPT + BODY),
+  ('magicoder', '\n' + PROMPT + BODY, '\n' + PROMPT + BODY),
+  ('magicoder', f'def root(x):\n{BODY}', f'import math\n\ndef root(x):\n{BODY}'),
   ('magicoder', BODY + '```\nThis is the root.', PROMPT + BODY),
   ('magicoder-mbpp', 'x = 1\n```\nDone.', 'x = 1\n'),
   (
@@ -35,12 +31,11 @@ CANNED = [  # way, answer, program
     'import math\n' + PROMPT[len('import math\n\n') :] + BODY.rstrip(),
   ),
   (
-    'evalplus-chat',
+    'evalplus',
     '```python\nimport re\nA = 2\nB = 3\n@cache\ndef f(x):\n  return 1\n'
     'def helper(x):\n  return A\ndef root(x):\n  return helper(x)\nprint(root(2))\n```',
     'import re\nA = 2\ndef helper(x):\n  return A\ndef root(x):\n  return helper(x)',
   ),
-  ('evalplus-chat', 'no code here, sorry', 'no code here, sorry'),
   ('eurus-humaneval', ' root(x):\n' + BODY + '```', f'{PROMPT}def  root(x):\n{BODY}'),
   (
     'eurus-mbpp',
@@ -55,16 +50,6 @@ CANNED = [  # way, answer, program
   ),
   ('eurus-leetcode', 'I think.\n```\na\n```\n```python\nx = 1\n```', '\nx = 1\n'),
   ('eurus-leetcode', '\nx = 1\n```\nThis is ```fast```', '\nThis is '),
-  (
-    'first-function',
-    BODY + '\ndef other(x):\n    return 2\n\nroot(3)',
-    PROMPT + BODY,
-  ),
-  (
-    'first-function',
-    '```python\nimport math\n\ndef root(\n    x,\n):\n    return x\n# end\n```',
-    'import math\n\nimport math\n\ndef root(\n    x,\n):\n    return x\n',
-  ),
 ]
 
 
@@ -78,6 +63,12 @@ def test_every_way_is_tried_on_an_answer():
   assert {
     s for w in postprocess.read()['extracts'] for s in postprocess.steps(w)
   } == set(postprocess.STEPS)
+
+
+def test_every_list_is_used_by_a_protocol():
+  used = [b for p in protocols.load().values() for b in p.benchmarks.values()]
+  assert {b.stops for b in used} == set(postprocess.read()['stops'])
+  assert {b.extract for b in used} == set(postprocess.read()['extracts'])
 
 
 def test_answers_are_cut_at_the_first_stop():
@@ -94,7 +85,7 @@ def test_answers_are_cut_at_the_first_stop():
 
 def test_deep_nesting_in_an_answer_is_no_error():
   deep = 'x = ' + '(' * 5000 + '\ny = 1\nz = 2'
-  assert extract(deep, 'evalplus-chat') == 'y = 1\nz = 2'
+  assert extract(deep, 'evalplus') == 'y = 1\nz = 2'
 
 
 def raw():

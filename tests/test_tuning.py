@@ -123,7 +123,7 @@ def test_parts_of_a_batch_give_the_same_step():
 @pytest.mark.parametrize('settings', [LORA, LoraConfig()])
 def test_meshes_of_eight_devices_give_the_step_of_one(settings):
   own = parts(settings)
-  # Plain gradient descent: Adam would hide a gradient that is too large.
+  # AdamW's weights would hide a gradient that is too large, its moments show it.
   batches = [batch(seed=n) for n in range(2)]
   alone, sums = run(TuneStep(OPTIM), own, batches)
   for shape in ((8, 1, 1), (2, 2, 2), (1, 4, 2)):

@@ -8,12 +8,13 @@ from typing import Any
 
 from onlyif_jax.analysis import spread
 from onlyif_jax.analysis.results import TRANSFER_FROM
-from onlyif_jax.analysis.selector import Group, Selector, order
+from onlyif_jax.analysis.selector import Group, Selector, matches, order
 from onlyif_jax.analysis.spread import Mean
 from onlyif_jax.analysis.targets import Target
 from onlyif_jax.analysis.transition import FAILS, HOLDS, Transition
 
 LEAST_BEST = 0.5  # accuracy that something must reach before anything 'generalises'
+CEILING = 'infinite_rules'  # the reference that shows what training could reach
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,11 +39,25 @@ class Case:
     return group.name(self.results.varied(self.groups))
 
   def all_groups(self) -> list[Group]:
-    """Every group at the target's place in the results, whatever its settings."""
+    """Every group at the target's place in the results, and the reference beside it."""
     where = self.target.where
-    return self.results.groups(
-      {f: where[f] for f in ('split', 'slice', 'metric', 'reference')}
-    )
+    place = {f: where[f] for f in ('split', 'slice', 'metric')}
+    return self.results.groups({**place, 'reference': [where['reference'], CEILING]})
+
+  def missing(self) -> list[str]:
+    """The settings that the claim names one by one and the run lacks, in words."""
+    where, groups = dict(self.target.where), self.groups
+    if 'highest' in self.target.predicate:
+      where |= self.target.predicate['highest']['among']
+      groups = self.results.groups(where)
+    named = {f: wanted for f, wanted in where.items() if isinstance(wanted, list)}
+    named |= self.target.needs
+    had = [self.results.settings_of(group, named) for group in groups]
+    return [
+      Group(dict(zip(named, cell, strict=True)), {}).name(tuple(named))
+      for cell in itertools.product(*named.values())
+      if not any(all(map(matches, own, cell)) for own in had)
+    ]
 
 
 def _check(
@@ -189,7 +204,7 @@ def _width(case: Case, limit: float) -> list[Check]:
     widths = [f.end(0.9) - f.end(0.1) for f in t.fits.values()]
     if widths:
       mean = spread.over_seeds(widths, [], [math.inf])
-      checks.append(_check(mean, limit, False, ''))
+      checks.append(_check(mean, limit, False, '', None))  # decades have no top
     elif None not in t.bracket:
       low, high = (float(x or 1) for x in t.bracket)
       width = math.log10(high / low)

@@ -10,8 +10,15 @@ from onlyif_jax.analysis.results import Analysis
 from onlyif_jax.analysis.selector import Evidence
 from onlyif_jax.analysis.targets import Target
 from onlyif_jax.analysis.transition import Estimate, Transition
-from onlyif_jax.analysis.verdict import NOT_RUN, Verdict
+from onlyif_jax.analysis.verdict import (
+  CONTRADICTED,
+  INCONCLUSIVE,
+  NOT_RUN,
+  SUPPORTED,
+  Verdict,
+)
 
+_ORDER = (CONTRADICTED, INCONCLUSIVE, SUPPORTED)
 OWN_SIZE = 'at its own size'  # ours is an analogue: sizes and budgets differ
 
 
@@ -24,15 +31,19 @@ class Line:
 
   @property
   def at_papers_size(self) -> bool:
-    """Whether a run of the papers' size has this row's members."""
+    """Whether a run of the papers' size has this row's members, all that it needs."""
     ran = [v for _, v in self.results if v.state != NOT_RUN and not v.analogue]
-    return bool(ran) and not self.target.arithmetic
+    return any(not v.partial for v in ran) and not self.target.arithmetic
 
   @property
   def best(self) -> Verdict:
-    """The verdict to show: of the papers' size, else of an analogue, else not run."""
+    """The verdict to show: of the papers' size, else of an analogue, else not run.
+
+    Of several runs the one that contradicts, else the one that leaves it open; a run
+    that only lacks some settings does not take the word from one that has them.
+    """
     ran = [v for _, v in self.results if v.state != NOT_RUN]
-    ran.sort(key=lambda v: bool(v.analogue))
+    ran.sort(key=lambda v: (bool(v.analogue), v.partial, _ORDER.index(v.state)))
     every = (*ran, *(v for _, v in self.results), Verdict(NOT_RUN))
     return every[0]
 

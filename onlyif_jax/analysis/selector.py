@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from onlyif_jax.analysis.results import Curve, Row
@@ -118,6 +118,11 @@ class Selector:
       return getattr(row, field)
     swept = _swept(row)
     return swept[field] if field in swept else self.settings.get(field)
+
+  def settings_of(self, group: Group, fields: Iterable[str]) -> list[Any]:
+    """The values of some fields that all rows of a group have."""
+    row = next(iter(group.rows.values()))
+    return [self.value(row, field) for field in fields]
 
   def groups(self, where: Mapping[str, Any]) -> list[Group]:
     """The groups that `where` selects, in the order of their values."""

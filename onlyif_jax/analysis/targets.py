@@ -4,8 +4,10 @@ A target is one printed number or one claim. Its `where` selects rows of results
 a column (instructions, noop_share, split, slice, metric, reference), a swept setting
 or a field of the config -> a value, a list of them, or '<=500', '>0', '*' (any).
 Unless it says otherwise: split unseen, slice all, exact match, no reference members.
-A claim's `predicate` is one of PREDICATES with its arguments; a gain is 100 (a / b -
-1) of two other targets. The tables of the file become one target per cell.
+A claim's `predicate` is one of PREDICATES with its arguments; to be supported it must
+have been run at every value of every list of its `where`, and of `needs`, which says so
+of what `where` has as a range or leaves open. A gain is 100 (a / b - 1) of two other
+targets. The tables of the file become one target per cell.
 """
 
 import dataclasses
@@ -65,6 +67,7 @@ class Target:
   percent: bool = False  # ours is a share
   n: int | None = None  # the papers' test examples; None: not given
   predicate: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  needs: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # field -> values
   gain: tuple[str, str] | None = None  # ids of a and b
   unplaced: bool = False  # it is not known which point the number belongs to
   caveats: tuple[str, ...] = ()
@@ -180,6 +183,12 @@ def _check(target: Target, known: Mapping[str, Target]) -> None:
   if target.experiment not in experiments():
     problems.append(f'experiment {target.experiment!r}')
   problems += [f'predicate {p!r}' for p in target.predicate if p not in PREDICATES]
+  problems += [
+    f'needs of {field} {value!r}'
+    for field, values in target.needs.items()
+    for value in values
+    if not matches(value, target.where.get(field, '*'))
+  ]
   problems += [f'caveat {c!r}' for c in target.caveats if c not in read()['caveats']]
   problems += [f'gain on {g!r}' for g in target.gain or () if g not in known]
   if target.kind == 'number' and target.value is None:

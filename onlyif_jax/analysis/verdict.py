@@ -7,8 +7,9 @@ sampling noise alone, which is too narrow: inside is then still supported, outsi
 inconclusive. An interval wider than half of the scale is inconclusive.
 
 A claim is a predicate on means (targets.PREDICATES): supported where the interval of
-the mean lies on the right side of the threshold for every group that was run,
-contradicted where it lies on the wrong side for one, else inconclusive.
+the mean lies on the right side of the threshold for every group, contradicted where it
+lies on the wrong side for one, else inconclusive; inconclusive too where the run has
+not every setting that the claim names (`Target.needs`).
 """
 
 import dataclasses
@@ -26,6 +27,7 @@ from onlyif_jax.analysis.targets import Target, experiments, load
 SUPPORTED, CONTRADICTED = 'supported', 'contradicted'
 INCONCLUSIVE, NOT_RUN = 'inconclusive', 'not run'
 VERDICTS = (SUPPORTED, CONTRADICTED, INCONCLUSIVE, NOT_RUN)
+SHOWN = 3  # missing settings that are named
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Verdict:
   ours: str = ''
   reason: str = ''
   analogue: str = ''  # '', or why it is not the papers' size: 'cpu', 'full, ... '
+  partial: bool = False  # supported as far as it goes: settings are missing
 
   @property
   def label(self) -> str:
@@ -193,5 +196,14 @@ def _claim(case: claims.Case) -> Verdict:
       text = worst.text
       if len(checks) > 1:
         text += f'; so for {len(deciding)} of {len(checks)}'
+      missing = case.missing() if good else []
+      if missing:
+        return Verdict(INCONCLUSIVE, text, _lacking(missing), partial=True)
       return Verdict(state, text)
   raise AssertionError(checks)
+
+
+def _lacking(missing: Sequence[str]) -> str:
+  """'not run: I = 10; I = 20; 3 more'."""
+  more = [f'{len(missing) - SHOWN} more'] if len(missing) > SHOWN else []
+  return f'not run: {"; ".join([*missing[:SHOWN], *more])}'

@@ -75,7 +75,7 @@ def _messages(column: str):
     turns = []
     for item in _items(row, column):
       role = item.get('from', item.get('role'))
-      if role not in _ROLES:
+      if not isinstance(role, str) or role not in _ROLES:
         raise RowError(f'{column} has the unknown role {role!r}')
       text = _text(item, 'value' if 'from' in item else 'content')
       turns.append(Turn(_ROLES[role], text))
@@ -109,7 +109,10 @@ def _stack_exchange(row):
   answers = _items(row, 'answers')
 
   def rank(answer) -> tuple[bool, float]:
-    return bool(answer.get('selected')), answer.get('pm_score') or 0
+    score = answer.get('pm_score') or 0
+    if not isinstance(score, int | float):
+      raise RowError(f'pm_score is not a number but {type(score).__name__}')
+    return bool(answer.get('selected')), score
 
   best = max(answers, key=rank, default={})
   turns = [Turn('user', _text(row, 'question')), Turn('assistant', _text(best, 'text'))]

@@ -55,6 +55,11 @@ def conversation(turns: Iterable[Turn]) -> tuple[Turn, ...]:
   for n, turn in enumerate(kept):
     if turn.role == 'assistant' and not turn.text.strip():
       raise RowError(f'no response (turn {n + 1} is empty)')
+    try:
+      turn.text.encode()
+    except UnicodeEncodeError as e:  # JSON can write half of a character, as \ud83d
+      broken = turn.text[e.start]
+      raise RowError(f'turn {n + 1} has {broken!r}, half of a character') from None
   said = [t.role for t in kept]
   if said[0] == 'system':
     said = said[1:]

@@ -43,13 +43,22 @@ class Tokenizer:
     continues: the text follows other text, so tokenizers of the SentencePiece kind
     must not put a space before it. markers: whether the names of special tokens in
     the text ('[INST]') mean these tokens; by default they are letters as any other.
+    Raises ConfigError where a text that continues another has no ids of its own.
     """
     encoder = self._markers if markers else self._literal
     if not (continues and self._prefixes):
       return encoder.encode(text, add_special_tokens=False).ids
-    # A line feed never melts with what follows in these vocabularies.
+    # The text behind a line feed, which melts with nothing in vocabularies of this
+    # kind: they know it as a byte.
     ids = encoder.encode('\n' + text, add_special_tokens=False).ids
-    return ids[len(encoder.encode('\n', add_special_tokens=False).ids) :]
+    feed = encoder.encode('\n', add_special_tokens=False).ids
+    if ids[: len(feed)] != feed:
+      raise ConfigError(
+        f'{self.directory}: this tokenizer joins a line feed with {text[:9]!r} behind '
+        'it, so the ids of a text that continues another are not known; use a model '
+        'whose tokenizer keeps them apart'
+      )
+    return ids[len(feed) :]
 
   def decode(self, ids: Sequence[int]) -> str:
     """The text of ids, special tokens by name."""

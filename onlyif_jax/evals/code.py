@@ -21,6 +21,7 @@ from typing import Any
 from onlyif_jax.config import ConfigError
 from onlyif_jax.evals import sandbox
 from onlyif_jax.evals import sandbox_plain as plain
+from onlyif_jax.evals.answer_book import Verdicts
 from onlyif_jax.evals.problems import Problem, ProblemSet
 from onlyif_jax.evals.sandbox import Calls, Isolation, Job, Limits, Outcome, Status
 from onlyif_jax.evals.sandbox_checker import NOT_NONE
@@ -144,7 +145,7 @@ def score(
     'python': sys.version.split()[0],
     'origin': dict(origin),
   }
-  book = Book(Path(folder), header)
+  book = Verdicts(folder, header)
   programs = [
     (s['task_id'], problem_set.problems[s['task_id']].program(s)) for s in known
   ]
@@ -157,49 +158,10 @@ def score(
   return scores
 
 
-class Book:
-  """A folder's verdicts and expected outputs, a line each, appended and flushed."""
-
-  def __init__(self, folder: Path, header: Mapping[str, Any]):
-    folder.mkdir(parents=True, exist_ok=True)
-    self.path = folder / 'verdicts.jsonl'
-    self.lines: dict[tuple[str, ...], dict[str, Any]] = {}
-    stored = list(self._stored())
-    if stored and stored[0] != json.loads(json.dumps(header)):
-      names = [k for k in header if stored[0].get(k) != header[k]]
-      raise ConfigError(
-        f'{folder} holds verdicts of another {", ".join(names)}; give another folder'
-      )
-    for line in stored[1:]:
-      self.lines[tuple(line['key'])] = line
-    if not stored:
-      self._append(header)
-
-  def _stored(self) -> Iterator[dict[str, Any]]:
-    """Whole lines; what a killed scoring left of a last one is cut off."""
-    if not self.path.exists():
-      return
-    data = self.path.read_bytes()
-    whole = data[: data.rfind(b'\n') + 1]
-    if whole != data:
-      self.path.write_bytes(whole)
-    for line in whole.decode().splitlines():
-      yield json.loads(line)
-
-  def add(self, key: tuple[str, ...], **fields) -> None:
-    """One more line under a key."""
-    self.lines[key] = {'key': list(key), **fields}
-    self._append(self.lines[key])
-
-  def _append(self, line: Mapping[str, Any]) -> None:
-    with open(self.path, 'a', encoding='utf-8') as file:
-      file.write(json.dumps(line) + '\n')
-
-
 @dataclasses.dataclass(frozen=True)
 class _Scoring:
   problem_set: ProblemSet
-  book: Book
+  book: Verdicts
   times: Times
   workers: int
   isolation: Isolation
@@ -216,7 +178,7 @@ class _Scoring:
     self._expect(suite, {p.task_id: p for p, _ in todo.values()}.values())
     jobs = (self._job(suite, p, program) for p, program in todo.values())
     for key, outcome in zip(todo, self._run(jobs), strict=True):
-      self.book.add(
+      self.book.judge(
         key,
         status=str(outcome.status),
         reason=outcome.reason,
@@ -252,7 +214,7 @@ class _Scoring:
           f'not run here ({wrong}); install what it imports, or give the file as '
           'published'
         )
-      self.book.add(_key(suite, problem), answers=answers)
+      self.book.judge(_key(suite, problem), answers=answers)
 
   def _job(self, suite: str, problem: Problem, program: str) -> Job:
     if problem.script:
@@ -287,7 +249,7 @@ def _existence(answer: tuple) -> tuple:
 
 def _scores(
   problem_set: ProblemSet,
-  book: Book,
+  book: Verdicts,
   programs: Sequence[tuple[str, str]],
   suites: Sequence[str],
   ignored: int,

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,8 @@ class Found:
   data_sha256: str  # of the documents that were asked
   subtasks: Mapping[str, Mapping[str, float]]
   version: str  # of the harness
+  # By 'metric,filter', whether each document is right; of metrics that say only that.
+  right: Mapping[str, Mapping[str, bool]] = dataclasses.field(default_factory=dict)
 
 
 def library() -> Any:
@@ -89,14 +91,18 @@ def _kind() -> type:
     def __init__(self, answerer: Answerer):
       super().__init__()
       self.answerer = answerer
+      self.asked = False
 
     def loglikelihood(self, requests, **_):
+      self.asked = True
       return self.answerer.loglikelihood([r.args for r in requests])
 
     def loglikelihood_rolling(self, requests, **_):
+      self.asked = True
       return self.answerer.rolling([r.args[0] for r in requests])
 
     def generate_until(self, requests, **_):
+      self.asked = True
       return self.answerer.until([(r.args[0], decoding(r.args[1])) for r in requests])
 
     def apply_chat_template(self, chat_history, add_generation_prompt=True) -> str:
@@ -177,9 +183,10 @@ def evaluate(
     raise ConfigError(f'lm-evaluation-harness has no task {task!r}; give another')
   if task == 'ifeval':
     ifeval.prepare()
+  model = language_model(answerer)
   try:
     out = lm_eval.simple_evaluate(
-      language_model(answerer),
+      model,
       tasks=[spec],
       num_fewshot=shots,
       limit=limit,
@@ -189,8 +196,14 @@ def evaluate(
       gen_kwargs=dict(generation) if generation else None,
       task_manager=manager,
     )
-  except (OSError, ImportError) as e:
-    reason = str(e).splitlines()[0] if str(e) else type(e).__name__
+  except ConfigError:
+    raise
+  except Exception as e:
+    # All questions are made of the data before the first one is asked. What fails on
+    # the way is of many kinds: no network, a file, a split or a column that is missing.
+    if model.asked:
+      raise
+    reason = ': '.join([type(e).__name__, *str(e).splitlines()[:1]])
     raise ConfigError(
       f'the data of {task} cannot be had ({reason}); without network give a folder '
       f'{task}/ with <split>.jsonl in --data'
@@ -244,7 +257,22 @@ def _found(lm_eval, out: Mapping[str, Any], task: str) -> Found:
     hashlib.sha256(json.dumps(asked).encode()).hexdigest(),
     {k: _numbers(v)[0] for k, v in out['results'].items() if k != task},
     lm_eval.__version__,
+    _right(samples),
   )
+
+
+def _right(samples: Iterable[tuple[str, Mapping[str, Any]]]):
+  """'metric,filter' -> document -> whether it is right, of (task, its sample)."""
+  out: dict[str, dict[str, bool]] = {}
+  graded: set[str] = set()  # metrics with other values, too
+  for task, one in samples:
+    for metric in one.get('metrics', ()):
+      name, value = f'{metric},{one["filter"]}', one[metric]
+      if isinstance(value, bool | int | float) and value in (0, 1):
+        out.setdefault(name, {})[f'{task}/{one["doc_id"]}'] = bool(value)
+      else:
+        graded.add(name)
+  return {name: right for name, right in out.items() if name not in graded}
 
 
 def _numbers(result: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, float]]:

@@ -33,7 +33,7 @@ def read(path: str | os.PathLike) -> list[dict[str, Any]]:
     reason = getattr(e, 'strerror', None) or 'no UTF-8'
     raise ConfigError(f'{path} cannot be read ({reason}); name another file') from None
   rows = []
-  for n, line in enumerate(text.splitlines(), start=1):
+  for n, line in enumerate(text.split('\n'), start=1):
     if not line.strip():
       continue
     try:

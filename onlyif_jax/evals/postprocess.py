@@ -15,7 +15,6 @@ import yaml
 
 from onlyif_jax.config import ConfigError
 
-_FENCE = re.compile(r'```[ \t]*(?:python3?|py)?[ \t]*\n(.*?)(?:\n```|\Z)', re.S | re.I)
 _LONGEST = 400  # lines that are tried for the longest code; what is longer is cut
 
 
@@ -67,12 +66,6 @@ def extract(text: str, name: str, asked: Asked | None = None) -> str:
   for step in steps(name):
     text = STEPS[step](text, asked)
   return text
-
-
-def _fence(text: str, asked: Asked) -> str:
-  """The first fenced block (unclosed ones reach to the end), else what precedes one."""
-  found = _FENCE.search(text)
-  return found.group(1) if found else text.split('```')[0]
 
 
 def _closed_fence(text: str, asked: Asked) -> str:
@@ -196,26 +189,6 @@ def _reachable(named: Mapping[str, ast.stmt], start: str) -> set[str]:
   return found
 
 
-def _first_function(text: str, asked: Asked) -> str:
-  """Up to the end of the first function: the entry point if it is there."""
-  lines = text.split('\n')
-  starts = [n for n, line in enumerate(lines) if re.match(r'(async )?def\s', line)]
-  name = re.compile(rf'(async )?def\s+{re.escape(asked.entry_point)}\b')
-  own = [n for n in starts if asked.entry_point and name.match(lines[n])]
-  if not starts:
-    return text
-  end = (own or starts)[0] + 1
-  opened = lines[end - 1].rstrip().endswith(':') or ':' in lines[end - 1]
-  while end < len(lines):
-    line = lines[end]
-    # A signature may go on unindented up to its closing bracket.
-    if line.strip() and not line[:1].isspace() and (opened or line[:1] not in ')]'):
-      break
-    opened = opened or ':' in line
-    end += 1
-  return '\n'.join(lines[:end]).rstrip() + '\n'
-
-
 def _parsed(text: str) -> ast.Module | None:
   try:
     return ast.parse(text)
@@ -224,7 +197,6 @@ def _parsed(text: str) -> ast.Module | None:
 
 
 STEPS: Mapping[str, Callable[[str, Asked], str]] = {
-  'fence': _fence,
   'closed_fence': _closed_fence,
   'before_fence': _before_fence,
   'with_prompt': _with_prompt,
@@ -234,5 +206,4 @@ STEPS: Mapping[str, Callable[[str, Asked], str]] = {
   'indented_only': _indented_only,
   'longest_code': _longest_code,
   'definitions': _definitions,
-  'first_function': _first_function,
 }

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import re
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ _WHERE = {
 }
 # EvalPlus took problems out of MBPP+ and raised scores by about four points.
 VERSIONS = {('mbpp', 399): 'MBPP+ v0.1.0', ('mbpp', 378): 'MBPP+ v0.2.0'}
+_MALFORMED = (KeyError, TypeError, ValueError, SyntaxError, IndexError, AttributeError)
 _EVALPLUS = ('prompt', 'entry_point', 'canonical_solution', 'base_input', 'atol')
 
 
@@ -102,7 +104,7 @@ def read(dataset: str, path: str | os.PathLike | None = None) -> ProblemSet:
     make, plus = _format(row, where)
     try:
       problem = make(row, dataset)
-    except (KeyError, TypeError, ValueError, SyntaxError, IndexError) as e:
+    except _MALFORMED as e:
       raise ConfigError(
         f'{where} ({row["task_id"]}) is malformed ({type(e).__name__}: {e}); give the '
         'file as published'
@@ -120,7 +122,7 @@ def _bytes(path: Path) -> bytes:
   try:
     raw = path.read_bytes()
     return gzip.decompress(raw) if path.suffix == '.gz' else raw
-  except (OSError, EOFError) as e:
+  except (OSError, EOFError, zlib.error) as e:
     reason = getattr(e, 'strerror', None) or e
     raise ConfigError(f'{path} cannot be read ({reason}); name another file') from None
 
@@ -131,8 +133,8 @@ def _rows(raw: bytes, path) -> list:
     text = raw.decode('utf-8')
     if text.lstrip().startswith('['):
       return json.loads(text)
-    return [json.loads(line) for line in text.splitlines() if line.strip()]
-  except ValueError as e:
+    return [json.loads(line) for line in text.split('\n') if line.strip()]
+  except (ValueError, RecursionError) as e:
     raise ConfigError(f'{path} is no JSON ({e}); give the file as published') from None
 
 

@@ -61,7 +61,7 @@ def read(name: str, data: Path | None) -> QuestionSet:
   try:
     raw = path.read_bytes()
     text = raw.decode('utf-8')
-    lines = [line for line in text.splitlines() if line.strip()]
+    lines = [line for line in text.split('\n') if line.strip()]
     rows = list(map(json.loads, lines)) if name == 'bbh' else json.loads(text)
   except OSError as e:
     raise ConfigError(f'{path} cannot be read ({e.strerror})') from None

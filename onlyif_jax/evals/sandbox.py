@@ -43,7 +43,11 @@ _ENVIRONMENT = {
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-  """What a program may use; MB are 2^20 bytes."""
+  """What a program may use; MB are 2^20 bytes.
+
+  Its processes may together take processes * memory_mb, and files disk_mb more. Memory
+  that no such limit counts (shared segments, files in memory) is refused.
+  """
 
   cpu_seconds: float = 10.0  # of a process in all, its start included
   call_seconds: float = 10.0  # of CPU, of one call, where a check says nothing else
@@ -63,7 +67,7 @@ class Limits:
         raise ConfigError(f'limits: {field.name} must be above 0')
 
 
-# What bounds the checker, which runs the tests and not the program.
+# Of the checker, which runs the tests and not the program.
 _CHECKER = {'cpu_seconds': 60.0, 'memory_mb': 8192, 'open_files': 256}
 
 
@@ -186,14 +190,13 @@ def run_all(
 
 
 @functools.cache
-def detect(*, allow_network: bool = False, bwrap: str = 'auto') -> Isolation:
+def detect(*, allow_network: bool = False) -> Isolation:
   """The strongest isolation of this machine, after a trial that it holds.
 
-  allow_network: go on where programs would reach the network. bwrap: 'auto' (where
-  namespaces cannot be made without it), 'always' or 'never'. Raises ConfigError.
+  allow_network: go on where programs would reach the network. Raises ConfigError.
   """
   why = []
-  for isolation in machine.possible(allow_network=allow_network, bwrap=bwrap):
+  for isolation in machine.possible(allow_network=allow_network):
     if wrong := verify(isolation):
       why.append(f'{isolation.mode}: {wrong}')
     else:
@@ -208,8 +211,7 @@ def detect(*, allow_network: bool = False, bwrap: str = 'auto') -> Isolation:
 def verify(isolation: Isolation) -> str:
   """What an isolation fails to hold back, by a harmless program; '' if nothing.
 
-  Among others the number of processes: a program that forks without end is only safe
-  to run where this came out empty.
+  A program that forks without end is only safe to run where this came out empty.
   """
   limits = Limits(processes=7, wall_seconds=30.0)
   record = Record('probe', (plain.encode([limits.processes]),))
@@ -247,8 +249,7 @@ class _Run:
       with candidate:
         there.close()
         if job.check is None:
-          message = {'program': job.program, 'serve': False}
-          _say(here, message)
+          _say(here, {'program': job.program, 'serve': False})
           here.close()
           return _alone(candidate.finish(wait=True), job.limits)
         verdict = self._check(here)

@@ -21,7 +21,8 @@ from typing import Any
 from onlyif_jax.config import ConfigError
 from onlyif_jax.evals import latex_forms, sandbox, typed_answers
 from onlyif_jax.evals import sandbox_plain as plain
-from onlyif_jax.evals.code import Book, Times
+from onlyif_jax.evals.answer_book import Verdicts
+from onlyif_jax.evals.code import Times
 from onlyif_jax.evals.questions import Question, QuestionSet
 from onlyif_jax.evals.sandbox import Isolation, Job, Limits, Record, Status
 
@@ -128,7 +129,7 @@ def score(
     header |= {'times': dataclasses.asdict(times), 'packages': prepare()}
     header |= {'python': sys.version.split()[0]}
     isolation = sandbox.detect(allow_network=allow_network)
-    run = _Scoring(Book(folder, header), times, workers, isolation)
+    run = _Scoring(Verdicts(folder, header), times, workers, isolation)
     right = run.judge(question_set.questions, answers, programs=scorer == 'printed')
   else:
     folder.mkdir(parents=True, exist_ok=True)
@@ -182,7 +183,7 @@ def program(answer: str) -> str | None:
 
 @dataclasses.dataclass(frozen=True)
 class _Scoring:
-  book: Book
+  book: Verdicts
   times: Times
   workers: int
   isolation: Isolation
@@ -207,11 +208,11 @@ class _Scoring:
         continue
       plain = not question.kind
       if plain and latex_forms.same_form(answer, question.reference):
-        self.book.add(key, right=True)
+        self.book.judge(key, right=True)
       elif answer:
         todo[key] = answer, question
       else:
-        self.book.add(key, right=False)
+        self.book.judge(key, right=False)
     self._compare(todo)
     return {name: bool(self.book.lines[key]['right']) for name, key in keys.items()}
 
@@ -233,7 +234,7 @@ class _Scoring:
     for name, outcome in zip(todo, outcomes, strict=True):
       ended = outcome.status == Status.ENDED
       output = outcome.output.strip() if ended else ''
-      self.book.add(keys[name], output=output, reason=outcome.reason)
+      self.book.judge(keys[name], output=output, reason=outcome.reason)
     return {name: self.book.lines[key]['output'] for name, key in keys.items()}
 
   def _compare(self, todo: Mapping[tuple[str, ...], tuple[str, Question]]) -> None:
@@ -250,9 +251,9 @@ class _Scoring:
       for own, outcome in zip(pending, outcomes, strict=True):
         if outcome.status == Status.PASSED:
           for name, (right, *_) in zip(own, outcome.answers, strict=True):
-            self.book.add(name, right=plain.decode(right) is True)
+            self.book.judge(name, right=plain.decode(right) is True)
         elif len(own) == 1:
-          self.book.add(own[0], right=False, reason=outcome.reason)
+          self.book.judge(own[0], right=False, reason=outcome.reason)
         else:
           again += [own[: len(own) // 2], own[len(own) // 2 :]]
       pending = again

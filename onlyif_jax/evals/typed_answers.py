@@ -1,7 +1,8 @@
 """Answers of TheoremQA: a number, a list of numbers, a truth value or an option.
 
 As the Eurus suite judges them (its Math/theorem_qa/util.py, 2024-09-18): an answer is
-evaluated as a Python expression, so `equal` is for sandboxes. A number given with a
+evaluated as a Python expression, so `equal` is for sandboxes; of names and attributes
+only those listed here, so that no answer reaches what judges the next one. A number given with a
 fraction may be off by 4 %, a whole one is met when rounded. Powers as 10^3 never count:
 the suite turns them into a call of `math`, which it does not import.
 """
@@ -30,6 +31,15 @@ _SPREAD = 0.04  # of a number with a fraction
 _HARMLESS = (
   *(abs, bool, complex, dict, divmod, enumerate, float, int, len, list, max, min),
   *(pow, range, reversed, round, set, sorted, str, sum, tuple, zip),
+)
+
+# Of numpy; nothing that holds or changes more than its arguments.
+_NUMPY = frozenset(
+  ('abs', 'arange', 'arccos', 'arccosh', 'arcsin', 'arcsinh', 'arctan', 'arctan2')
+  + ('arctanh', 'array', 'cbrt', 'ceil', 'cos', 'cosh', 'cross', 'cumsum', 'deg2rad')
+  + ('degrees', 'dot', 'e', 'exp', 'floor', 'hypot', 'inf', 'linspace', 'log', 'log10')
+  + ('log2', 'matmul', 'max', 'mean', 'min', 'nan', 'pi', 'power', 'prod', 'rad2deg')
+  + ('radians', 'round', 'sin', 'sinh', 'sqrt', 'std', 'sum', 'tan', 'tanh', 'var')
 )
 
 
@@ -135,6 +145,8 @@ def _evaluated(text: str) -> Any:
     return None
   with contextlib.suppress(Exception):
     return ast.literal_eval(text)
+  if not _is_plain(text):
+    return None
   names: dict[str, Any] = {f.__name__: f for f in _HARMLESS}
   names = {'__builtins__': names}
   if re.search(r'\bnp\b', text):
@@ -148,6 +160,22 @@ def _evaluated(text: str) -> Any:
   with contextlib.suppress(Exception):
     return eval(text, names)
   return None
+
+
+def _is_plain(text: str) -> bool:
+  """Whether all attributes of an expression are listed ones of numpy.
+
+  Others lead from a value to its type, module or frame, and so to the judge itself.
+  """
+  try:
+    tree = ast.parse(text.strip(), mode='eval')
+  except Exception:  # also of what is nested too deeply
+    return False
+  uses = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
+  return all(
+    isinstance(use.value, ast.Name) and use.value.id == 'np' and use.attr in _NUMPY
+    for use in uses
+  )
 
 
 def _is_rational(value: Any) -> bool:

@@ -113,10 +113,11 @@ def read(directory) -> DecoderConfig:
 def parse(given: dict[str, Any], where='config.json') -> DecoderConfig:
   """The attributes of a config.json -> config; errors as in `read`."""
   family = given.get('model_type')
-  if family not in _ARCHITECTURES:
+  if not isinstance(family, str) or family not in _ARCHITECTURES:
     known = ', '.join(_ARCHITECTURES)
     raise ConfigError(f'{where}: model_type={family!r} is not supported, only {known}')
-  for name in given.get('architectures') or ():
+  named = given.get('architectures') or []
+  for name in named if isinstance(named, list) else [named]:
     if name != _ARCHITECTURES[family]:
       raise ConfigError(
         f'{where}: architecture {name} is not supported, only {_ARCHITECTURES[family]}'
@@ -126,7 +127,7 @@ def parse(given: dict[str, Any], where='config.json') -> DecoderConfig:
   plain = {ours: given[theirs] for theirs, ours in sizes.items()}
   try:
     return (_gpt2 if family == 'gpt2' else _llama)(given, plain)
-  except ValueError as error:
+  except (ValueError, TypeError, AttributeError, OverflowError) as error:
     raise ConfigError(f'{where}: {error}') from None
 
 
@@ -205,7 +206,7 @@ def _llama(given, sizes) -> DecoderConfig:
     kv_heads=kv_heads,
     head_width=head_width,
     rope=_rope(given, sizes['max_length']),
-    norm_epsilon=float(given.get('rms_norm_eps', 1e-6)),
+    norm_epsilon=_number('rms_norm_eps', given.get('rms_norm_eps', 1e-6)),
     qkv_bias=family == 'qwen2' or bool(given.get('attention_bias', False)),
     out_bias=bool(given.get('attention_bias', False)),
     mlp_bias=bool(given.get('mlp_bias', False)),
@@ -222,8 +223,11 @@ def _window(given, layers):
   if family == 'qwen2':
     if not given.get('use_sliding_window', False):
       window = None
-    first = given.get('max_window_layers', 28)
-    types = given.get('layer_types')
+    first, types = given.get('max_window_layers', 28), given.get('layer_types')
+    if type(first) is not int or first < 0:
+      raise ValueError(f'max_window_layers={first!r} must be a whole number')
+    if not isinstance(types, list | None):
+      raise ValueError(f'layer_types={types!r} must be a list')
     if types is not None:
       first = types.count('full_attention')
       wanted = ['full_attention'] * first + ['sliding_attention'] * (layers - first)
@@ -243,11 +247,14 @@ def _rope(given, max_length) -> Rope:
   """From rope_parameters (transformers 5), or rope_theta and rope_scaling."""
   old, new = given.get('rope_scaling'), given.get('rope_parameters')
   theta = given.get('rope_theta')
+  for name, spec in (('rope_parameters', new), ('rope_scaling', old)):
+    if not isinstance(spec, dict | None):
+      raise ValueError(f'{name}={spec!r} must be an object')
   ropes = [
     _one_rope({'rope_theta': theta} | spec if theta else spec, name, max_length)
     for name, spec in (('rope_parameters', new), ('rope_scaling', old))
     if spec is not None
-  ] or [Rope(theta=float(theta or 10_000))]
+  ] or [Rope(theta=_number('rope_theta', theta or 10_000))]
   if ropes[0] != ropes[-1]:
     raise ValueError('rope_parameters and rope_scaling contradict each other')
   base = given.get('rotary_emb_base', ropes[0].theta)
@@ -275,24 +282,33 @@ def _one_rope(spec, name, max_length) -> Rope:
     raise ValueError(f'{name} of type {kind!r} lacks {missing}')
   for key in spec.keys() - needs - {'rope_theta'}:
     raise ValueError(f'{name}: {key}={spec[key]!r} is not known for type {kind!r}')
-  numbers = {_ROPE[k]: float(v) for k, v in spec.items()}
+  numbers = {_ROPE[k]: _number(f'{name}: {k}', v) for k, v in spec.items()}
   length = int(numbers.pop('original_length', Rope.original_length))
   return Rope(kind=kind, original_length=length, **numbers)
+
+
+def _number(name, value) -> float:
+  if type(value) not in (int, float):
+    raise ValueError(f'{name}={value!r} must be a number')
+  return float(value)
 
 
 def _gpt2(given, sizes) -> DecoderConfig:
   width, heads = sizes['width'], sizes['heads']
   if width % heads:
     raise ValueError(f'n_head={heads} does not divide n_embd={width}')
+  hidden = given.get('n_inner') or 4 * width
+  if type(hidden) is not int or hidden < 1:
+    raise ValueError(f'n_inner={hidden!r} must be a whole number above 0')
   return DecoderConfig(
     **sizes,
     family='gpt2',
-    hidden=given.get('n_inner') or 4 * width,
+    hidden=hidden,
     kv_heads=heads,
     head_width=width // heads,
     rope=None,
     norm='layer',
-    norm_epsilon=float(given.get('layer_norm_epsilon', 1e-5)),
+    norm_epsilon=_number('layer_norm_epsilon', given.get('layer_norm_epsilon', 1e-5)),
     mlp='gelu_new',
     qkv_bias=True,
     out_bias=True,
