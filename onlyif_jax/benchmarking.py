@@ -1,24 +1,22 @@
 """A pretrained model on benchmarks under one protocol, one result file for each.
 
-<out>/<benchmark>.json is the result; <out>/<benchmark>/ holds the model's answers and,
-but for tasks of the harness, samples and verdicts. The same command goes on where it
-was stopped.
+<out>/<benchmark>.json is the result; <out>/<benchmark>/ holds the model's answers, each
+problem's verdict and, but for tasks of the harness, samples. The same command goes on
+where it was stopped. Saved samples are scored without a model.
 """
 
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from onlyif_jax.analysis.table import Grid
 from onlyif_jax.config import ConfigError
 from onlyif_jax.corpora import prompts
-from onlyif_jax.corpora.rows import Turn
 from onlyif_jax.corpora.tokenizer import load_tokenizer
 from onlyif_jax.evals import (
   answering,
@@ -26,7 +24,6 @@ from onlyif_jax.evals import (
   code_answers,
   harness,
   ifeval,
-  postprocess,
   problems,
   protocols,
   questions,
@@ -35,14 +32,18 @@ from onlyif_jax.evals import (
   text_scores,
 )
 from onlyif_jax.evals.answer_book import Book
-from onlyif_jax.evals.answering import Answerer, Decoding
-from onlyif_jax.evals.problems import ProblemSet
+from onlyif_jax.evals.answering import Answerer
+from onlyif_jax.evals.jobs import (
+  Job,
+  Settings,
+  run_code,
+  run_ifeval,
+  run_questions,
+  run_task,
+)
 from onlyif_jax.evals.protocols import Benchmark, Protocol
-from onlyif_jax.evals.questions import QuestionSet
-from onlyif_jax.evals.shares import Z, interval, wilson
 from onlyif_jax.finetune import base as base_lib
 from onlyif_jax.models import adapters, llama, pretrained
-from onlyif_jax.models.generate import Sampling
 from onlyif_jax.provenance import provenance
 from onlyif_jax.training import placement
 from onlyif_jax.tuning_settings import DevicesConfig
@@ -52,36 +53,6 @@ _SANDBOXED = (*code_answers.SCORERS, *text_scores.SANDBOXED)
 _IFEVAL = ('ifeval*.jsonl', 'input_data.jsonl')
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
-  """One call; paths are directories, None where nothing is given."""
-
-  model: Path
-  out: Path
-  benchmarks: tuple[str, ...]
-  protocol: str
-  data: Path | None = None
-  adapter: Path | None = None
-  dtype: str = 'bfloat16'
-  quantize: str = 'none'
-  limit: int | None = None
-  workers: int = 2
-  allow_network: bool = False
-  batch_size: int = 8
-  devices: int = 1
-  seed: int = 0
-
-
-@dataclasses.dataclass(frozen=True)
-class Job:
-  """One benchmark on one set of data; `run` does it in a folder of its own."""
-
-  name: str
-  benchmark: Benchmark
-  run: Callable[['Job', Answerer, Path, Mapping[str, Any]], dict[str, Any]]
-  data: Any = None  # a ProblemSet, a QuestionSet, or rows
-
-
 def run(settings: Settings) -> list[dict[str, Any]]:
   """Runs or resumes all; the results, as they are in the files.
 
@@ -89,7 +60,10 @@ def run(settings: Settings) -> list[dict[str, Any]]:
   sandbox that cannot be had, and then for the model.
   """
   jobs = plan(settings)
-  return execute(settings, jobs, *load(settings))
+  if settings.samples is None:
+    return execute(settings, jobs, *load(settings))
+  told = {'samples': settings.samples.name}
+  return execute(settings, jobs, None, told)
 
 
 def plan(settings: Settings) -> list[Job]:
@@ -101,32 +75,45 @@ def plan(settings: Settings) -> list[Job]:
   jobs = [job for name in named for job in _jobs(settings, protocol, name)]
   if not jobs:
     raise ConfigError(f'--benchmarks names none; {protocol.name} has {_some(protocol)}')
+  for job in jobs:
+    _check_samples(settings, job)
   if any(job.benchmark.scorer in _SANDBOXED for job in jobs):
     sandbox.detect(allow_network=settings.allow_network)
   return jobs
 
 
 def execute(
-  settings: Settings, jobs: Sequence[Job], answerer: Answerer, model: Mapping[str, Any]
+  settings: Settings,
+  jobs: Sequence[Job],
+  answerer: Answerer | None,
+  model: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
-  """Does the jobs with a model in memory; model: what results say of it."""
+  """Does the jobs with a model in memory; model: what results say of it.
+
+  Without an answerer the samples of the settings are scored.
+  """
   protocol = protocols.get(settings.protocol)
-  if any(job.benchmark.template == prompts.CHAT for job in jobs) and (
-    answerer.hf.chat_template is None
-  ):
+  chat = any(job.benchmark.template == prompts.CHAT for job in jobs)
+  if chat and answerer is not None and answerer.hf.chat_template is None:
     raise ConfigError(
       f'{settings.model} has no chat template, which protocol {protocol.name} asks in; '
       'copy chat_template.jinja there, or give another --protocol'
     )
   results = []
   for job in jobs:
-    origin = protocol.stamp() | dict(model) | {'seed': settings.seed}
-    folder = settings.out / job.name
-    # Asked with another model or protocol, the answers would be others.
-    book = Book(folder / 'answers.jsonl', origin | {'benchmark': job.name})
-    own = dataclasses.replace(answerer, book=book)
-    found = job.run(job, own, folder, {'settings': settings, 'origin': origin})
+    origin, folder = protocol.stamp() | dict(model), settings.out / job.name
+    own = None
+    if answerer is not None:
+      origin |= {'seed': settings.seed}
+      if settings.samples_each:
+        origin |= {'samples_each': settings.samples_each}
+      # Asked with another model or protocol, the answers would be others.
+      book = Book(folder / 'answers.jsonl', origin | {'benchmark': job.name})
+      own = dataclasses.replace(answerer, book=book)
+    found = job.run(job, own, folder, settings, origin)
     result = {'benchmark': job.name} | origin | {'limit': settings.limit} | found
+    if settings.samples is not None:
+      result['samples_sha256'] = code.samples_sha256(settings.samples)
     result['provenance'] = provenance()
     text = json.dumps(result, indent=1) + '\n'
     (settings.out / f'{job.name}.json').write_text(text)
@@ -152,6 +139,8 @@ def table(results: Sequence[Mapping[str, Any]]) -> Grid:
 def load(settings: Settings) -> tuple[Answerer, dict[str, Any]]:
   """The model, and what results say of it; ConfigError, one line."""
   path, n = settings.model, settings.devices
+  if path is None:
+    raise ConfigError('--model is missing; give a directory, or --samples')
   have = jax.config.jax_num_cpu_devices  # pyright: ignore[reportAttributeAccessIssue]
   if have < n:
     jax.config.update('jax_num_cpu_devices', n)
@@ -191,6 +180,29 @@ def load(settings: Settings) -> tuple[Answerer, dict[str, Any]]:
   }
 
 
+def _check_samples(settings: Settings, job: Job) -> None:
+  """ConfigError where samples, saved or asked for, cannot be had of a benchmark."""
+  saved, each, own = settings.samples, settings.samples_each, job.benchmark
+  if saved is not None and each:
+    raise ConfigError('--samples are there already; leave --samples_each out')
+  if saved is not None and not saved.exists():
+    raise ConfigError(f'--samples={saved} is neither a file nor a folder')
+  if saved is not None and own.scorer == 'lm_eval':
+    raise ConfigError(
+      f'{job.name} is a task of lm-evaluation-harness, which scores no saved samples; '
+      'give --model'
+    )
+  if not each or each == 1:
+    return
+  if own.scorer not in code_answers.SCORERS:
+    raise ConfigError(f'--samples_each is for benchmarks of code; {job.name} is none')
+  if own.decoding is None or own.decoding.temperature == 0:
+    raise ConfigError(
+      f'--samples_each={each}: {settings.protocol} decodes {job.name} greedily, so all '
+      'samples would be the same; give a protocol with a temperature'
+    )
+
+
 def _jobs(settings: Settings, protocol: Protocol, name: str) -> Iterator[Job]:
   """The work of one benchmark; its data is read here, so that errors come first."""
   benchmark, limit = protocol.benchmark(name), settings.limit
@@ -201,13 +213,13 @@ def _jobs(settings: Settings, protocol: Protocol, name: str) -> Iterator[Job]:
       called = (
         name if len(sets) == 1 else f'{name}-{Path(own.path).name.split(".j")[0]}'
       )
-      yield Job(called, benchmark, _run_code, dataclasses.replace(own, problems=few))
+      yield Job(called, benchmark, run_code, dataclasses.replace(own, problems=few))
   elif benchmark.scorer == 'ifeval':
     ifeval.prepare()
-    yield Job(name, benchmark, _run_ifeval, _ifeval_rows(settings.data)[:limit])
+    yield Job(name, benchmark, run_ifeval, _ifeval_rows(settings.data)[:limit])
   elif benchmark.scorer == 'lm_eval':
     harness.library()
-    yield Job(name, benchmark, _run_task)
+    yield Job(name, benchmark, run_task)
   else:
     if benchmark.scorer in text_scores.SANDBOXED:
       text_scores.prepare()
@@ -215,7 +227,7 @@ def _jobs(settings: Settings, protocol: Protocol, name: str) -> Iterator[Job]:
     for question in asked.questions:  # that each has its worked examples
       text_answers.turns(benchmark, question)
     few = dataclasses.replace(asked, questions=asked.questions[:limit])
-    yield Job(name, benchmark, _run_questions, few)
+    yield Job(name, benchmark, run_questions, few)
 
 
 def _problem_sets(settings: Settings, benchmark: Benchmark, name: str):
@@ -257,132 +269,6 @@ def _ifeval_rows(data: Path | None) -> list[dict[str, Any]]:
       f'--data={data} has {len(files)} files of IFEval; put its input_data.jsonl there'
     )
   return ifeval.read(files[0])
-
-
-def _run_code(job: Job, answerer, folder: Path, told) -> dict[str, Any]:
-  own: ProblemSet = job.data
-  settings: Settings = told['settings']
-  samples = folder / 'samples.jsonl'
-  code_answers.generate(answerer, own, job.benchmark, samples)
-  scores = code.score(
-    samples,
-    own,
-    folder / 'scores',
-    origin=told['origin'],
-    times=job.benchmark.limits,
-    workers=settings.workers,
-    isolation=sandbox.detect(allow_network=settings.allow_network),
-  )
-  count_N = np.array([row['samples'] for row in scores.rows])
-  out = {}
-  for suite, values in scores.pass_at.items():
-    right_N = np.array([row[f'{suite}_correct'] for row in scores.rows])
-    out[f'{suite} pass@1'] = interval(right_N, count_N)
-    more = {f'{suite} pass@{k}': {'value': v} for k, v in values.items() if k > 1}
-    out |= more
-  metric = list(scores.pass_at)[-1]  # plus where there is one
-  return _result(f'{metric} pass@1', out, len(count_N), own.version, own.sha256)
-
-
-def _run_questions(job: Job, answerer, folder: Path, told) -> dict[str, Any]:
-  own: QuestionSet = job.data
-  settings: Settings = told['settings']
-  samples = folder / 'samples.jsonl'
-  text_answers.generate(answerer, own, job.benchmark, samples)
-  right = text_scores.score(
-    samples,
-    own,
-    job.benchmark.scorer,
-    folder / 'scores',
-    origin=told['origin'],
-    times=job.benchmark.limits,
-    workers=settings.workers,
-    allow_network=settings.allow_network,
-  )
-  groups: dict[str, list[bool]] = {}
-  for question in own.questions:
-    for group in ('', *question.groups):
-      groups.setdefault(group, []).append(right[question.task_id])
-  all_N = np.array(groups.pop(''))
-  scores = {'accuracy': interval(all_N, np.ones_like(all_N, int))}
-  parts = {name: {'accuracy': sum(x) / len(x)} for name, x in sorted(groups.items())}
-  result = _result('accuracy', scores, len(all_N), own.about, own.sha256)
-  return result | {'subtasks': parts}
-
-
-def _run_ifeval(job: Job, answerer, folder: Path, told) -> dict[str, Any]:
-  rows, own = job.data, job.benchmark
-  assert own.decoding is not None
-  ids = [
-    prompts.question(
-      'plain' if own.template == 'none' else own.template,
-      (Turn('user', own.prompt.format(prompt=row['prompt'])),),
-      answerer.tokenizer,
-    )
-    for row in rows
-  ]
-  sampling = Sampling(own.decoding.temperature, own.decoding.top_p)
-  stops = postprocess.stops(own.stops)
-  how = Decoding(own.decoding.max_new_tokens, stops, sampling)
-  texts = [one.text for one in answerer.continuations(ids, how)]
-  judged = [ifeval.judge(row, text) for row, text in zip(rows, texts, strict=True)]
-  lines = [json.dumps({'key': r['key']} | j) for r, j in zip(rows, judged, strict=True)]
-  (folder / 'judged.jsonl').write_text('\n'.join(lines) + '\n')
-  scores = {}
-  for name in ifeval.NUMBERS:
-    flags = [np.atleast_1d(one[name]) for one in judged]
-    right_N, count_N = ([f(x) for x in flags] for f in (np.sum, len))
-    scores[name] = interval(np.array(right_N), np.array(count_N))
-  return _result(ifeval.NUMBERS[0], scores, len(rows), 'IFEval', ifeval.digest(rows))
-
-
-def _run_task(job: Job, answerer, folder: Path, told) -> dict[str, Any]:
-  own, settings = job.benchmark, told['settings']
-  generation = None
-  if own.decoding is not None:
-    sampled = own.decoding.temperature > 0
-    generation = {
-      'max_gen_toks': own.decoding.max_new_tokens,
-      'do_sample': sampled,
-      'temperature': own.decoding.temperature,
-    } | ({'top_p': own.decoding.top_p} if sampled else {})
-    stops = postprocess.stops(own.stops)
-    generation |= {'until': list(stops)} if stops else {}
-  found = harness.evaluate(
-    answerer,
-    own.task,
-    shots=own.shots,
-    limit=settings.limit,
-    chat=own.template == prompts.CHAT,
-    generation=generation,
-    data=settings.data,
-    scratch=folder / 'tasks',
-  )
-  scores = {}
-  for name, value in found.scores.items():
-    ends, error = {}, found.errors.get(name)
-    if error:
-      ends = {'low': value - Z * error, 'high': value + Z * error}
-    elif error == 0 and value in (0, 1):
-      ends = wilson(value, found.count)
-    scores[name] = {'value': value} | ends
-  wanted = harness.TASKS.get(job.name)
-  quoted = wanted.metric if wanted and wanted.metric in scores else next(iter(scores))
-  about = f'{own.task}, lm-eval {found.version}'
-  result = _result(quoted, scores, found.count, about, found.data_sha256)
-  return result | {'subtasks': dict(found.subtasks)}
-
-
-def _result(metric, scores, count, data, sha256) -> dict[str, Any]:
-  return {
-    'metric': metric,
-    'score': scores[metric]['value'],
-    'interval': [scores[metric].get(end) for end in ('low', 'high')],
-    'count': count,
-    'scores': scores,
-    'data': data,
-    'data_sha256': sha256,
-  }
 
 
 def _sha256(folder: Path | None, forms: Sequence[str]) -> str | None:

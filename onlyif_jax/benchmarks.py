@@ -1,6 +1,10 @@
-"""Evaluates a pretrained model: `python -m onlyif_jax.benchmarks --model=DIR --out=DIR`."""
+"""Evaluates a pretrained model: `python -m onlyif_jax.benchmarks --model=DIR --out=DIR`.
+
+With `--samples` in place of `--model` it scores what was generated before.
+"""
 
 from pathlib import Path
+from typing import Any
 
 from absl import flags, logging
 
@@ -38,34 +42,33 @@ _ALLOW_NETWORK = flags.DEFINE_bool(
 )
 _BATCH_SIZE = flags.DEFINE_integer('batch_size', 8, 'Prompts at a time.', 1)
 _DEVICES = flags.DEFINE_integer('devices', 1, 'Copies of the model, a device each.', 1)
+_SAMPLES = flags.DEFINE_string(
+  'samples', None, "Saved samples to score without a model, in EvalPlus's formats."
+)
+_SAMPLES_EACH = flags.DEFINE_integer(
+  'samples_each', None, 'Samples of a problem of code, for pass@k.', 1
+)
 _SEED = flags.DEFINE_integer('seed', 0, 'Of sampled answers.', 0)
 
 
 def main(argv) -> int:
   """Writes one result per benchmark and prints them."""
   del argv
-  for flag in (_MODEL, _OUT):
-    if not flag.value:
-      raise ConfigError(f'--{flag.name} is missing; give a directory')
+  if bool(_MODEL.value) == bool(_SAMPLES.value) or not _OUT.value:
+    raise ConfigError('give --out and either --model (a directory) or --samples')
   logging.set_verbosity(logging.WARNING)
   from onlyif_jax import benchmarking  # JAX starts here
   from onlyif_jax.analysis import table
 
+  own: dict[str, Any] = {
+    flag.name: Path(flag.value) if flag.value else None
+    for flag in (_MODEL, _ADAPTER, _DATA, _SAMPLES)
+  }
+  plain = (_DTYPE, _QUANTIZE, _PROTOCOL, _LIMIT, _WORKERS, _ALLOW_NETWORK)
+  plain += (_BATCH_SIZE, _DEVICES, _SEED, _SAMPLES_EACH)
+  own |= {flag.name: flag.value for flag in plain}
   settings = benchmarking.Settings(
-    model=Path(str(_MODEL.value)),
-    adapter=Path(_ADAPTER.value) if _ADAPTER.value else None,
-    dtype=_DTYPE.value,
-    quantize=_QUANTIZE.value,
-    benchmarks=tuple(_BENCHMARKS.value),
-    protocol=_PROTOCOL.value,
-    data=Path(_DATA.value) if _DATA.value else None,
-    out=Path(str(_OUT.value)),
-    limit=_LIMIT.value,
-    workers=_WORKERS.value,
-    allow_network=_ALLOW_NETWORK.value,
-    batch_size=_BATCH_SIZE.value,
-    devices=_DEVICES.value,
-    seed=_SEED.value,
+    out=Path(_OUT.value), benchmarks=tuple(_BENCHMARKS.value), **own
   )
   table.show_grids([benchmarking.table(benchmarking.run(settings))])
   print(f'written: {_OUT.value}')

@@ -43,6 +43,8 @@ def main(argv) -> int:
       )
     how = {'dry_run': _DRY_RUN.value, 'preview': _PREVIEW.value}
     return finetune.main(_CONFIG.value, Path(path), **how)
+  if _PREVIEW.value:
+    raise config.ConfigError('--preview is for fine-tuning; export --to=jsonl has rows')
   run_config = config.freeze(_CONFIG.value)
   workdir = _WORKDIR.value or cli.default_workdir(run_config)
   launch = launchers.options((_SHARD, _MULTIHOST, _DRY_RUN))

@@ -1,6 +1,8 @@
 """A model on benchmarks: prompts, samples, results, resuming, errors."""
 
+import dataclasses
 import functools
+import gzip
 import json
 import shutil
 import subprocess
@@ -27,6 +29,7 @@ from onlyif_jax.evals import (
   problems,
   protocols,
   sandbox,
+  shares,
   text_scores,
 )
 from onlyif_jax.evals.answering import Answer, Answerer
@@ -191,6 +194,62 @@ def test_a_result_names_all_that_it_depends_on_and_is_resumed(
     benchmarking.run(settings(tmp_path / 'a', 'mbpp', limit=2, quantize='int8'))
 
 
+@sandboxed
+def test_saved_samples_are_scored_without_a_model(monkeypatch, tmp_path):
+  """In EvalPlus's three formats; twice, the second time from what was judged."""
+  monkeypatch.setattr(benchmarking, 'load', None)
+  found = problems.read('humaneval', DATA / 'humaneval_plus.jsonl').problems
+  first, *rest = found.values()
+  pairs = [(first.task_id, RIGHT.get(first.entry_point, first.solution))]
+  pairs += [(p.task_id, WRONG[p.entry_point]) for p in (first, *rest, *rest)]
+  lines = [json.dumps({'task_id': t, 'solution': text}) for t, text in pairs]
+  (tmp_path / 'a.jsonl').write_text('\n'.join(lines))
+  (tmp_path / 'b.jsonl.gz').write_bytes(gzip.compress('\n'.join(lines).encode()))
+  for n, (task_id, text) in enumerate(pairs):
+    file = tmp_path / 'c' / task_id.replace('/', '_') / f'{n}.py'
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+  results = []
+  for name in ('a.jsonl', 'b.jsonl.gz', 'c', 'a.jsonl'):
+    if results[2:]:  # again: nothing runs
+      monkeypatch.setattr(sandbox, 'run_all', lambda jobs, *_: [None for _ in jobs])
+    own = settings(tmp_path / f'out-{name}', 'humaneval', samples=tmp_path / name)
+    (result,) = benchmarking.run(dataclasses.replace(own, model=None))
+    results.append(result)
+    assert result['scores']['plus pass@1']['value'] == 0.5 / len(found)
+    assert result['samples'] == name
+    assert 'seed' not in result
+  assert len({r['samples_sha256'] for r in results}) == 3
+
+
+@sandboxed
+def test_many_samples_of_a_problem_give_pass_at_more(monkeypatch, tmp_path):
+  own = {'protocol': 'eurus-2024-09', 'limit': 2, 'samples_each': 10}
+  count = [0]
+
+  def write(text):
+    count[0] += 1
+    entry = 'halves' if 'halves' in text else 'turn_back'
+    right = RIGHT.get(entry) or solutions[entry]
+    text = right if count[0] in (1, 4) else WRONG[entry]
+    return answer('eurus-2024-09', None, text)
+
+  (found,) = benchmarking._problem_sets(
+    settings('', protocol=own['protocol']),
+    protocols.get(own['protocol']).benchmark('humaneval'),
+    'humaneval',
+  )
+  solutions = {p.entry_point: p.solution for p in found.problems.values()}
+  canned(monkeypatch, write)
+  (result,) = benchmarking.run(settings(tmp_path, 'humaneval', **own))
+  assert count[0] == 20
+  values = {k: v['value'] for k, v in result['scores'].items()}
+  assert values == {'base pass@1': pytest.approx(0.1), 'base pass@10': 0.5}
+  assert result['samples_each'] == 10
+  with pytest.raises(ConfigError, match='answers of another samples_each'):
+    benchmarking.run(settings(tmp_path, 'humaneval', **own | {'samples_each': 7}))
+
+
 def test_every_version_of_a_file_is_scored_alone(tmp_path):
   for name in ('MbppPlus-v0.1.0.jsonl', 'MbppPlus-v0.2.0.jsonl'):
     shutil.copy(DATA / 'mbpp_plus.jsonl', tmp_path / name)
@@ -245,6 +304,16 @@ def test_instructions_are_asked_in_the_chat_template(monkeypatch, tmp_path):
   values = {k: round(v['value'], 4) for k, v in result['scores'].items()}
   assert values == dict(zip(ifeval.NUMBERS, (0.3333, 0.25, 0.6667, 0.5), strict=True))
   assert result['score'] == result['scores'][ifeval.NUMBERS[0]]['value']
+  told = (tmp_path / 'out' / 'ifeval' / 'problems.csv').read_text().splitlines()
+  assert told == ['task_id,samples,correct', '0,1,1', '1,1,0', '2,1,0']
+  saved = settings(
+    tmp_path / 'again',
+    *('ifeval',),
+    **{'protocol': 'eurus-2024-09', 'data': tmp_path},
+    samples=tmp_path / 'out' / 'ifeval' / 'samples.jsonl',
+  )
+  (again,) = benchmarking.run(saved)
+  assert again['scores'] == result['scores']
 
 
 def test_tasks_of_the_harness_get_the_settings_of_the_protocol(monkeypatch, tmp_path):
@@ -256,7 +325,8 @@ def test_tasks_of_the_harness_get_the_settings_of_the_protocol(monkeypatch, tmp_
     if task == 'mmlu':
       scores = {'acc,none': 0.0}
     errors = {'exact_match,strict-match': 0.1, 'acc,none': 0.0}
-    return harness.Found(scores, errors, 7, 'd', {}, '0')
+    right = {'exact_match,strict-match': {f'gsm8k/{n}': n == 3 for n in range(7)}}
+    return harness.Found(scores, errors, 7, 'd', {}, '0', right)
 
   monkeypatch.setattr(harness, 'evaluate', evaluate)
   monkeypatch.setattr(harness, 'library', lambda: None)
@@ -266,6 +336,10 @@ def test_tasks_of_the_harness_get_the_settings_of_the_protocol(monkeypatch, tmp_
   assert gsm8k['interval'] == pytest.approx([0.25 - 0.196, 0.25 + 0.196])
   assert gsm8k['scores']['exact_match,flexible-extract'] == {'value': 0.5}
   assert mmlu['interval'] == pytest.approx([0.0, 0.354], abs=1e-3)  # not empty
+  told = (tmp_path / 'gsm8k' / 'problems.csv').read_text().splitlines()
+  assert told[0] == 'task_id,samples,correct'
+  assert told[1:] == [f'gsm8k/{n},1,{int(n == 3)}' for n in range(7)]
+  assert not (tmp_path / 'mmlu' / 'problems.csv').exists()
   (task, told), (other, _) = calls
   assert (task, other) == ('gsm8k', 'mmlu')
   assert (told['shots'], told['limit'], told['chat']) == (5, 7, False)
@@ -290,7 +364,7 @@ def test_an_interval_is_over_problems():
     ([2], [2]),
     ([0, 1] * 500, [1] * 1000),
   ]:
-    found = benchmarking.interval(np.array(right), np.array(count))
+    found = shares.interval(np.array(right), np.array(count))
     assert found == pytest.approx(ends(sum(right) / sum(count), len(right)), abs=2e-5)
 
 
@@ -332,11 +406,16 @@ def test_what_cannot_be_had_is_named_before_the_model_is_read(monkeypatch, tmp_p
   assert '0 files theorem_qa.json' in refused(tmp_path, 'theoremqa', **eurus)
   assert 'no file leetcode*.jsonl' in refused(tmp_path, 'leetcode', **eurus)
   assert '--benchmarks names none' in refused(tmp_path)
+  assert 'greedily' in refused(tmp_path, 'humaneval', samples_each=2)
+  assert 'samples_each out' in refused(tmp_path, 'mbpp', samples_each=2, samples=empty)
+  assert 'neither a file' in refused(tmp_path, 'mbpp', samples=tmp_path / 'none')
   (tmp_path / 'ifeval.jsonl').write_text('{"key": 1}')
   assert 'line 1 is no prompt' in refused(tmp_path, 'ifeval', data=tmp_path, **eurus)
   monkeypatch.setitem(sys.modules, 'lm_eval', None)
   default = {'protocol': 'harness-default'}
   assert 'onlyif_jax[eval]' in refused(tmp_path, 'gsm8k', **default)
+  monkeypatch.setattr(harness, 'library', lambda: None)
+  assert 'no saved samples' in refused(tmp_path, 'gsm8k', samples=empty, **default)
 
   def impossible(**_):
     raise ConfigError('generated code cannot be isolated on this machine')
@@ -370,3 +449,12 @@ def test_the_command_ends_in_one_line_and_code_2(tmp_path):
   )
   assert done.returncode == 2
   assert done.stderr == 'error: --data=/nowhere is no directory\n'
+  own = [*command[:3], f'--out={tmp_path}', '--samples=/nowhere', f'--data={DATA}']
+  for more, said in (
+    ([], '--samples=/nowhere is neither a file nor a folder'),
+    (command[3:], 'give --out and either --model (a directory) or --samples'),
+  ):
+    done = subprocess.run(
+      [*own, *more], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert (done.returncode, done.stderr) == (2, f'error: {said}\n')

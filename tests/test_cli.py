@@ -1,6 +1,7 @@
 """Bad input: one clear line on standard error, exit code 2, and nothing is lost."""
 
 import json
+from pathlib import Path
 
 import pytest
 import runs
@@ -92,6 +93,27 @@ def test_more_instructions_than_rules_tells_the_capacity(server, tmp_path):
   capacity = int(said.partition(' training rules')[0].split()[-1])
   assert 200 < capacity < 7**3  # 70 % of the 343 strings
   assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize(
+  'words',
+  [
+    ('--shard=1/2',),
+    ('--multihost',),
+    ('--launcher=ray', '--gpus=1'),
+    ('--retries=2',),
+    ('--workdir=gs://bucket/run',),
+  ],
+  ids=' '.join,
+)
+def test_fine_tuning_refuses_what_is_for_sweeps(words, server, tmp_path):
+  config = Path(__file__).parent.parent / 'configs' / 'cipher_lm.py'
+  before = f'os.chdir({str(tmp_path)!r})'
+  said = line(server.call('main', f'--config={config}', *words, before=before))
+  assert said.startswith(words[0].partition('=')[0])
+  remedy = 'mount the bucket' if 'gs:' in words[0] else 'leave it out'
+  assert remedy in said
+  assert list(tmp_path.iterdir()) == []
 
 
 def test_more_devices_than_there_are(server, tmp_path):

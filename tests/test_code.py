@@ -12,7 +12,7 @@ import pytest
 from test_sandbox import sandboxed
 
 from onlyif_jax.config import ConfigError
-from onlyif_jax.evals import code, problems, sandbox
+from onlyif_jax.evals import answer_book, code, problems, sandbox
 from onlyif_jax.evals import sandbox_plain as plain
 from onlyif_jax.evals.sandbox_checker import AS_SETS, NOT_NONE, Answer, Comparison
 
@@ -88,6 +88,7 @@ def test_right_samples_pass_and_wrong_ones_fail_in_every_format(name, tmp_path):
   assert ('plus' in scores.pass_at) == plus
   written = json.loads((tmp_path / 'scores' / 'scores.json').read_text())
   assert written['origin'] == ORIGIN
+  assert written['benchmark'] == FILES[name]
   assert written['data_sha256'] == read(name).sha256
   with open(tmp_path / 'scores' / 'problems.csv') as file:
     rows = list(csv.DictReader(file))
@@ -148,7 +149,30 @@ def test_samples_need_every_problem_and_others_are_ignored(tmp_path):
   assert scores.pass_at == {'base': {1: 0.5}}
 
 
-@sandboxed
+def test_verdicts_that_are_damaged_are_named(tmp_path):
+  header = {'python': '3'}
+  book = answer_book.Verdicts(tmp_path, header)
+  book.judge(('base', 'a', 'b'), status='passed')
+  file = tmp_path / 'verdicts.jsonl'
+  whole = file.read_text()
+  again = answer_book.Verdicts(tmp_path, header)
+  assert again.lines == book.lines == {('base', 'a', 'b'): json.loads(whole[16:])}
+  bad = ('nonsense', '3', '[]', '{}', '{"key": []}', '{"key": ["other"]}', '\udcff')
+  bad += ('{"key": ["base"]}', '{"key": ["base"], "status": 3}')
+  for n, line in enumerate(bad):
+    file.write_bytes(f'{whole}{line}\n'.encode('utf-8', 'surrogateescape'))
+    with pytest.raises(ConfigError, match=r'is no file of verdicts \(line 3\)') as e:
+      answer_book.Verdicts(tmp_path, header)
+    assert '\n' not in str(e.value), n
+  file.write_text('[1]\n')
+  with pytest.raises(ConfigError, match=r'no file of verdicts \(line 1\)'):
+    answer_book.Verdicts(tmp_path, header)
+  file.write_text(whole)
+  # What only the stored header has is named as well.
+  with pytest.raises(ConfigError, match='holds verdicts of another python; give'):
+    answer_book.Verdicts(tmp_path, {})
+
+
 @sandboxed
 def test_a_file_whose_own_solution_fails_is_named(tmp_path):
   row = json.loads((DATA / 'humaneval_plus.jsonl').read_text().splitlines()[0])
@@ -195,6 +219,15 @@ def test_problem_files_that_are_wrong_are_named(tmp_path, monkeypatch):
   assert 'neither base_input' in refused('{"task_id": "HumanEval/0"}')
   assert "KeyError: 'prompt'" in refused('{"task_id": "HumanEval/0", "test": ""}')
   assert 'cannot be read' in refused('no gzip', name='x.gz')
+  packed = bytearray(gzip.compress(b'{"task_id": "HumanEval/0"}\n' * 99))
+  packed[15:20] = b'\xff' * 5
+  (tmp_path / 'y.gz').write_bytes(packed)
+  with pytest.raises(ConfigError, match=r'y\.gz cannot be read'):
+    problems.read('humaneval', tmp_path / 'y.gz')
+  row = json.loads((DATA / 'mbpp_plus.jsonl').read_text().splitlines()[0])
+  row |= {'task_id': 'Mbpp/722', 'base_input': [[['a list']]]}
+  assert 'is malformed (AttributeError' in refused(json.dumps(row), 'mbpp')
+  assert 'no JSON' in refused('[' * 100_000)
   with pytest.raises(ConfigError, match='No such file'):
     problems.read('humaneval', tmp_path / 'absent')
   with pytest.raises(ConfigError, match='set MBPP_OVERRIDE_PATH to a local file'):
@@ -216,6 +249,14 @@ def test_the_variable_names_a_file_which_may_be_gzipped(tmp_path, monkeypatch):
   assert found.sha256 == read('mbpp_plus.jsonl').sha256
   assert found.problems['Mbpp/63'].base == ([[(1, 2), (3, 4)]],)
   assert found.problems['Mbpp/124'].base == ([0.0, 1j],)
+
+
+def test_line_ends_of_unicode_do_not_cut_a_row(tmp_path):
+  row = json.loads((DATA / 'humaneval.jsonl').read_text().splitlines()[0])
+  row['prompt'] += '    # a\u2028b\u0085c\n'
+  (tmp_path / 'x.jsonl').write_text(json.dumps(row, ensure_ascii=False) + '\n\n')
+  (found,) = problems.read('humaneval', tmp_path / 'x.jsonl').problems.values()
+  assert found.prompt == row['prompt']
 
 
 def test_both_versions_of_mbpp_plus_are_told_apart(tmp_path):

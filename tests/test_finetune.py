@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import json
 import re
+import shutil
 
 import jax
 import numpy as np
@@ -229,6 +230,70 @@ def test_a_fine_tuned_row_answers_from_python_and_as_directories(whole, tmp_path
     restore.row(whole, 'I8-s0')
 
 
+def test_an_exported_directory_has_what_stands_beside_its_base(
+  whole, tmp_path, monkeypatch
+):
+  path = shutil.copytree(whole, tmp_path / 'run')
+  config = path / 'base' / 'config.json'
+  ids = {'bos_token_id': 3, 'eos_token_id': [0, 5]}
+  config.write_text(json.dumps(json.loads(config.read_text()) | ids))
+  beside = ('generation_config.json', 'vocab.json', 'merges.txt', 'added_tokens.json')
+  for name in beside:
+    (path / 'base' / name).write_text('{}')
+  out = restore.export(path, 'hf', tmp_path / 'hf', 'I3-s0')
+  described = json.loads((out / 'config.json').read_text())
+  assert {k: described.get(k) for k in (*ids, 'pad_token_id')} == ids | {
+    'pad_token_id': None
+  }
+  for name in (*beside, 'tokenizer.json', 'tokenizer_config.json'):
+    assert (out / name).read_bytes() == (path / 'base' / name).read_bytes(), name
+  peft = restore.export(path, 'peft', tmp_path / 'peft', 'I3-s0')
+  described = json.loads((peft / 'adapter_config.json').read_text())
+  assert described['base_model_name_or_path'] == str(path / 'base')
+
+  def full(*args):
+    raise OSError(28, 'No space left on device')
+
+  monkeypatch.setattr(restore.shutil, 'copyfile', full)
+  with pytest.raises(ConfigError, match='cannot be written'):
+    restore.export(path, 'hf', tmp_path / 'other', 'I3-s0')
+  assert sorted(p.name for p in tmp_path.iterdir()) == ['hf', 'peft', 'run']
+
+
+def test_a_run_of_many_devices_is_read_on_one(whole, tmp_path):
+  path = shutil.copytree(whole, tmp_path / 'run')
+  config = json.loads((path / 'config.json').read_text())
+  config['devices']['tensor'] = 16  # twice as many as here
+  (path / 'config.json').write_text(json.dumps(config))
+  own = restore.row(path, 'I3-s0')[2]
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    *(parts.trained for parts in (own, restore.row(whole, 'I3-s0')[2])),
+  )
+  assert {len(x.devices()) for x in jax.tree.leaves((own.trained, own.frozen))} == {1}
+
+
+def test_what_a_directory_says_itself_is_not_asked_for(whole):
+  for name, value in (
+    ('adapter', 'a'),
+    ('quantize', 'int8'),
+    ('dtype', 'float32'),
+    ('template', 'plain'),
+  ):
+    with pytest.raises(ConfigError, match=f'{name}={value}: .* leave it out'):
+      assistant.load(whole, row='I3-s0', **{name: value})
+  with pytest.raises(ConfigError, match=r'row=I3-s0: .* leave it out'):
+    assistant.load(whole / 'base', row='I3-s0')
+
+
+def test_a_base_that_is_only_asked_stays_in_its_dtype(whole):
+  parts = assistant.load(whole / 'base').parts
+  leaves = jax.tree.leaves(parts.trained)
+  assert {str(x.dtype) for x in leaves} == {'bfloat16'}
+  used = jax.tree.leaves(parts.weights())
+  assert all(a is b for a, b in zip(used, leaves, strict=True))
+
+
 @pytest.mark.parametrize(
   ('changes', 'message'),
   [
@@ -263,18 +328,20 @@ def optimised():
   jax.config.update('jax_disable_most_optimizations', True)
 
 
-@pytest.mark.parametrize(('rank', 'quantize'), [(0, 'none'), (8, 'int8')])
-def test_predicted_memory_is_within_15_percent_of_the_compilers(rank, quantize):
+@pytest.mark.parametrize(
+  ('rank', 'quantize', 'micro'), [(0, 'none', 1), (8, 'int8', 1), (0, 'none', 2)]
+)
+def test_predicted_memory_is_within_15_percent_of_the_compilers(rank, quantize, micro):
   c = llama.DecoderConfig(1_000, 256, 2, 256, 704, 8, 8, 32)
   tuning = SymbolicTuning(
     base=BaseConfig(
       dtype='float32', compute_dtype='float32', quantize=quantize, remat=False
     ),
     lora=LoraConfig(rank=rank),
-    tune=TuneConfig(batch_size=4, length=256),
+    tune=TuneConfig(batch_size=4, length=256, micro_batches=micro),
   )
   parts = lora.shapes(c, tuning.lora, quantize, 'float32')
-  step = TuneStep(tuning.optim)
+  step = TuneStep(tuning.optim, micro)
   kinds = {'tokens': 'int32', 'weights': 'float32'}
   kinds |= {'segments': 'int32', 'positions': 'int32'}
   batch = {k: jax.ShapeDtypeStruct((4, 256), kind) for k, kind in kinds.items()}

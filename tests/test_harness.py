@@ -268,6 +268,72 @@ def test_the_harness_is_named_where_it_is_missing(monkeypatch):
     ifeval.prepare()
 
 
+class Lm:
+  """Stands for the harness: one task, whose evaluation is given."""
+
+  __version__ = '0'
+
+  class api:  # noqa: N801
+    class model:  # noqa: N801
+      LM = object
+
+  def __init__(self, evaluate):
+    self.simple_evaluate = evaluate
+
+  @staticmethod
+  def task(*_):
+    return type('Manager', (), {'all_tasks': ['toy']})(), 'toy'
+
+
+def evaluated(monkeypatch, evaluate):
+  harness._kind.cache_clear()
+  monkeypatch.setattr(harness, 'library', lambda: Lm(evaluate))
+  monkeypatch.setattr(harness, '_manager', Lm.task)
+  try:
+    return harness.evaluate(answerer(), 'toy')
+  finally:
+    harness._kind.cache_clear()
+
+
+@pytest.mark.parametrize(
+  'error', [KeyError('answer'), OSError('no\nnet'), ValueError(''), RuntimeError('x y')]
+)
+def test_data_that_cannot_be_had_is_one_line(monkeypatch, error):
+  def before(model, **_):
+    raise error
+
+  with pytest.raises(ConfigError, match='data of toy cannot be had') as caught:
+    evaluated(monkeypatch, before)
+  assert '\n' not in str(caught.value)
+  assert type(error).__name__ in str(caught.value)
+
+  def after(model, **_):
+    model.generate_until([])
+    raise error
+
+  with pytest.raises(type(error)):  # no fault of the data, so no word of it
+    evaluated(monkeypatch, after)
+
+
+def test_documents_are_right_or_wrong_where_a_metric_says_so(monkeypatch):
+  def sample(n, name, **metrics):
+    more = {'doc_id': n, 'doc_hash': str(n), 'filter': name, 'metrics': list(metrics)}
+    return more | metrics
+
+  def evaluate(model, **_):
+    found = [sample(0, 'a', acc=1.0, loss=1.0), sample(1, 'a', acc=0, loss=0.5)]
+    found += [sample(0, 'b', acc=False, loss=1.0), sample(1, 'b', acc=True, loss=0)]
+    return {'samples': {'toy': found}, 'results': {'toy': {'acc,a': 0.5}}}
+
+  found = evaluated(monkeypatch, evaluate)
+  assert found.count == 2
+  assert found.right == {
+    'acc,a': {'toy/0': True, 'toy/1': False},
+    'acc,b': {'toy/0': False, 'toy/1': True},
+    'loss,b': {'toy/0': True, 'toy/1': False},
+  }
+
+
 def test_ends_of_answers_are_also_those_of_the_files_of_the_model(tmp_path):
   own = load_tokenizer(TOKENIZER)
   assert answering.stop_ids(own) == (own.eos_id,)

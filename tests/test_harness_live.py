@@ -203,11 +203,19 @@ def test_tasks_by_name_take_local_data(tmp_path):
   assert found.count == 2
   assert found.scores['exact_match,strict-match'] == 0.0
   assert set(found.errors) == set(found.scores)
+  wrong = {'gsm8k/0': False, 'gsm8k/1': False}
+  assert found.right == dict.fromkeys(found.scores, wrong)
   other = harness.evaluate(own, 'svamp', generation=generation, **more)
   assert other.count == 2
   assert other.data_sha256 != found.data_sha256
   with pytest.raises(ConfigError, match="no task 'nothing'"):
     harness.evaluate(own, 'nothing')
+  (data / 'svamp' / 'test.jsonl').write_text('{"Body": "Two."}\n')
+  with pytest.raises(ConfigError, match='data of svamp cannot be had'):
+    harness.evaluate(own, 'svamp', generation=generation, **more)
+  (data / 'gsm8k' / 'train.jsonl').unlink()
+  with pytest.raises(ConfigError, match='data of gsm8k cannot be had'):
+    harness.evaluate(own, 'gsm8k', generation=generation, **more)
   with pytest.raises(ConfigError, match=r'data of asdiv cannot be had .*--data'):
     harness.evaluate(own, 'asdiv')
 

@@ -83,14 +83,24 @@ def test_weaker_isolations_hold_or_are_refused():
     assert sandbox.run(loop, check, limits, isolation).status == 'timed_out'
 
 
-def test_bubblewrap_is_asked_for_by_name():
-  if os.getuid() == 0 or not shutil.which('bwrap'):
-    with pytest.raises(ConfigError, match=r'bubblewrap is not installed|' + REFUSED):
-      sandbox.detect(bwrap='always')
-  else:
-    assert sandbox.detect(bwrap='always').mode == 'bwrap'
-  with pytest.raises(ConfigError, match="bwrap='maybe' is not known"):
-    sandbox.detect(bwrap='maybe')
+def test_the_strongest_isolation_is_tried_first(monkeypatch):
+  def modes(uid, wrapper, network=False):
+    monkeypatch.setattr('os.getuid', lambda: uid)
+    monkeypatch.setattr('shutil.which', lambda _: wrapper)
+    return [i.mode for i in sandbox_machine.possible(allow_network=network)]
+
+  assert modes(0, '/usr/bin/bwrap') == ['root', 'user']
+  assert modes(0, '', network=True) == ['root', 'user', 'uid']
+  assert modes(7, '/usr/bin/bwrap') == ['user', 'bwrap']
+  assert modes(7, None, network=True) == ['user']
+
+
+def test_bubblewrap_holds_where_it_is_installed():
+  wrapper = shutil.which('bwrap')
+  if os.getuid() == 0 or not wrapper:
+    pytest.skip('needs bubblewrap, and a user other than root')
+  wrong = sandbox.verify(Isolation('bwrap', wrapper=wrapper))
+  assert wrong == '' or 'the sandbox cannot be made on this machine: ' in wrong
 
 
 def test_a_machine_without_namespaces_refuses():
@@ -119,7 +129,7 @@ except ConfigError as e: print(e)
 def test_a_protection_that_does_not_hold_is_named():
   found = {
     **{'children': 8, 'network': False, 'root': False, 'environment': []},
-    **{'parent': False, 'writes': []},
+    **{'parent': False, 'writes': [], 'shared': False},
   }
   strict = Isolation('root', uids=True)
   assert sandbox_machine.missing(found, strict) == ''
@@ -127,6 +137,7 @@ def test_a_protection_that_does_not_hold_is_named():
     *(('children', 16, 'processes'), ('network', True, 'network')),
     *(('root', True, 'as root'), ('environment', ['HOME'], 'environment')),
     *(('parent', True, "parent's"), ('writes', ['/usr'], '/usr')),
+    ('shared', True, 'shared memory'),
   ):
     assert words in sandbox_machine.missing(found | {field: value}, strict)
 

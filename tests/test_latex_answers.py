@@ -1,5 +1,8 @@
 """Final answers and their verdicts: literal tables, which the Eurus suite agrees with."""
 
+import sys
+
+import numpy as np
 import pytest
 
 from onlyif_jax.evals import latex_answers, latex_forms, typed_answers
@@ -231,6 +234,21 @@ def test_typed_answers_are_judged_by_their_kind(answer, reference, kind, right):
   if 'Rational' in answer:
     pytest.importorskip('sympy')
   assert typed_answers.equal(answer, reference, kind) is right
+
+
+def test_a_typed_answer_reaches_nothing_that_judges_the_next():
+  before = sys.getswitchinterval()
+  for text in (
+    *('np.testing.sys.setswitchinterval(1)', '[np.random.seed(3), 5][1]'),
+    *('[g.gi_frame for g in [(0 for _ in [1])]]', 'np.sqrt.types', '(5).real'),
+    *('np.seterr(1) and 5', 'np.array([5]).dump(1)', '(np := 5) and np.e.real'),
+  ):
+    assert typed_answers.value_of(text) is None, text
+    assert not typed_answers.equal(text, 5, 'integer'), text
+  assert sys.getswitchinterval() == before
+  assert typed_answers.value_of('np.array([1, np.sqrt(4)])') == [1.0, 2.0]
+  assert typed_answers.value_of('[n + np.e for n in range(2)]')[1] == np.e + 1
+  assert all(hasattr(np, name) for name in typed_answers._NUMPY)
 
 
 def test_typed_answers_are_found_in_texts_and_outputs():

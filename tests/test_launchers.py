@@ -154,6 +154,23 @@ def test_flags_that_disagree_are_named(said):
     asked(**given, **BAD_FLAGS[said])
 
 
+@pytest.mark.parametrize(
+  ('other', 'given', 'said'),
+  [
+    (['multihost'], {}, '--multihost: a run of mine is one process'),
+    ([], {'launcher': 'slurm'}, '--launcher: a run of mine'),
+    ([], {'minutes': '60'}, '--minutes: a run of mine'),
+  ],
+)
+def test_runs_of_one_process_go_without_launchers(other, given, said):
+  holders = [SimpleNamespace(name=n, value=True) for n in other]
+  with flagsaver.as_parsed(**given):
+    flags.FLAGS.mark_as_parsed()
+    with pytest.raises(ConfigError, match=said):
+      launchers.refuse(holders, 'a run of mine')
+  launchers.refuse([SimpleNamespace(name='shard', value=None)], 'a run of mine')
+
+
 @pytest.mark.parametrize('flag', ['shard', 'multihost', 'dry_run'])
 def test_a_launcher_goes_without_flags_of_one_machine(flag):
   with pytest.raises(ConfigError, match=f'--launcher=ray: leave out --{flag}'):

@@ -103,14 +103,20 @@ def test_an_adapter_adds_its_product_scaled_by_alpha_over_rank():
   np.testing.assert_allclose(plain(merged), wanted, atol=2e-5)
 
 
-def test_int8_keeps_one_scale_for_each_column():
-  parts = adapted('int8')
+def quantised(parts) -> dict[tuple, dict[str, np.ndarray]]:
+  """Path of each linear map of the layers -> its qvalue and scale."""
   stored: dict[tuple, dict[str, np.ndarray]] = {}
   for path, leaf in jax.tree_util.tree_leaves_with_path(parts.frozen):
     names = [getattr(k, 'key', None) for k in path]
     if 'kernel' in names and 'layers' in names:
       at = names.index('kernel')
       stored.setdefault(tuple(names[:at]), {})[names[at + 2]] = np.asarray(leaf)
+  return stored
+
+
+def test_int8_keeps_one_scale_for_each_column():
+  parts = adapted('int8')
+  stored = quantised(parts)
 
   def stored_kernel(path, kernel):
     own = stored[tuple(path[:-1])]
@@ -125,12 +131,39 @@ def test_int8_keeps_one_scale_for_each_column():
   np.testing.assert_allclose(logits(parts), wanted, atol=1e-4)
 
 
+# QLoRA (2305.14314), appendix E.
+NF4 = (
+  *(-1.0, -0.6961928, -0.52507305, -0.39491749, -0.28444138, -0.18477343, -0.09105004),
+  *(0.0, 0.0795803, 0.1609302, 0.2461123, 0.33791524, 0.44070983, 0.562617, 0.72295684),
+  1.0,
+)
+
+
+def test_nf4_keeps_the_nearest_of_sixteen_levels_and_one_scale_for_each_tile():
+  parts = adapted('nf4', dataclasses.replace(LORA, tile=4))
+  stored = quantised(parts)
+
+  def nearest(path, kernel):
+    tiles = kernel.reshape(-1, 4, 1, kernel.shape[1])
+    scale = np.abs(tiles).max(axis=1, keepdims=True)
+    levels = np.asarray(NF4, np.float32)[None, None, :, None]
+    index = np.abs(tiles / scale - levels).argmin(axis=2)
+    own = stored[tuple(path[:-1])]
+    np.testing.assert_array_equal(own['qvalue'], index.reshape(kernel.shape))
+    np.testing.assert_allclose(own['scale'], scale[:, 0, 0], rtol=1e-6)
+    return (levels[0, 0, :, 0][index] * scale[:, 0]).reshape(kernel.shape)
+
+  wanted = plain(with_kernels(params(), nearest))
+  assert np.abs(wanted - plain(params())).max() > 1e-2
+  np.testing.assert_allclose(logits(parts), wanted, atol=1e-4)
+
+
 def test_quantised_weights_take_their_few_bits():
-  for quantize, kind in (('int8', 'int8'), ('nf4', '4')):
+  for quantize, kind in (('int8', 'int8'), ('nf4', 'uint4')):
     settings = dataclasses.replace(LORA, tile=4)
     shapes = lora.shapes(CONFIG, settings, quantize, 'float32')
     kinds = {str(x.dtype) for x in jax.tree.leaves(shapes.frozen) if x.ndim == 2}
-    assert any(kind in name for name in kinds), kinds
+    assert kind in kinds
     parts = adapted(quantize, settings)
     assert jax.tree.map(_kind, shapes.frozen) == jax.tree.map(_kind, parts.frozen)
     assert jax.tree.map(_kind, shapes.trained) == jax.tree.map(_kind, parts.trained)

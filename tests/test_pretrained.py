@@ -198,6 +198,35 @@ def test_what_is_not_supported_is_refused_by_name(directory, changes, words):
   assert words in refused(directory)
 
 
+@pytest.mark.parametrize(
+  ('changes', 'words'),
+  [
+    ({'rms_norm_eps': None}, 'rms_norm_eps=None must be a number'),
+    ({'rope_scaling': 'linear'}, "rope_scaling='linear' must be an object"),
+    ({'rope_parameters': [3]}, 'rope_parameters=[3] must be an object'),
+    ({'rope_parameters': {'rope_type': ['linear']}}, "type ['linear'] is not"),
+    ({'rope_theta': {}, 'rope_parameters': {'rope_theta': []}}, 'rope_theta=[] must'),
+    ({'model_type': ['llama']}, "model_type=['llama'] is not supported"),
+    ({'architectures': 3}, 'architecture 3 is not supported'),
+  ],
+)
+def test_attributes_of_another_type_are_one_line(directory, changes, words):
+  edit(directory, **changes)
+  assert words in refused(directory)
+
+
+def test_attributes_of_another_type_in_other_families_are_one_line(tmp_path):
+  for name, changes, words in (
+    ('qwen2', {'max_window_layers': None}, 'max_window_layers=None must be a whole'),
+    ('qwen2', {'layer_types': 3}, 'layer_types=3 must be a list'),
+    ('../tiny_gpt2', {'n_inner': '48'}, "n_inner='48' must be a whole number"),
+    ('../tiny_gpt2', {'layer_norm_epsilon': None}, 'layer_norm_epsilon=None must be a'),
+  ):
+    directory = shutil.copytree(TINY / name, tmp_path / next(iter(changes)))
+    edit(directory, **changes)
+    assert words in refused(directory)
+
+
 def test_windows_that_differ_by_layer_are_refused(tmp_path):
   directory = shutil.copytree(TINY / 'qwen2', tmp_path / 'model')
   kinds = ['sliding_attention', 'full_attention']

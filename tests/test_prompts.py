@@ -261,6 +261,20 @@ def test_no_space_comes_in_where_pieces_meet(tmp_path):
   assert own.encode(' The 9.', continues=True) == ids[ids.index(4) + 1 : -1]
 
 
+def test_a_line_feed_that_melts_with_what_follows_is_refused(tmp_path):
+  joined = models.BPE(
+    {**{c: n for n, c in enumerate('▁ab\n')}, '\nb': 4, '</s>': 5}, [('\n', 'b')]
+  )
+  bpe = tokenizers.Tokenizer(joined)
+  bpe.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme='first', split=False)
+  whole = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token='</s>')
+  whole.save_pretrained(tmp_path)
+  own = load_tokenizer(tmp_path)
+  assert own.encode('ab', continues=True) == [1, 2]
+  with pytest.raises(ConfigError, match="joins a line feed with 'ba' behind it"):
+    own.encode('ba', continues=True)
+
+
 def test_the_facade():
   assert (TOKENIZER.bos_id, TOKENIZER.eos_id, TOKENIZER.pad_id) == (0, 1, 1)
   assert TOKENIZER.size == 611

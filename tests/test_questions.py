@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from onlyif_jax.config import ConfigError
-from onlyif_jax.evals import questions
+from onlyif_jax.evals import ifeval, questions
 
 DATA = Path(__file__).parent / 'data' / 'eurus'
 
@@ -45,6 +45,25 @@ def test_a_changed_file_has_another_hash(tmp_path):
   dev = tmp_path / 'mmlu' / 'dev' / 'abstract_algebra_dev.csv'
   dev.write_text(dev.read_text().replace('12,A', '13,A', 1))
   assert questions.read('mmlu', tmp_path).sha256 != questions.read('mmlu', DATA).sha256
+
+
+def test_line_ends_of_unicode_do_not_cut_a_line(tmp_path):
+  (file,) = DATA.rglob('test_prompts.json')
+  lines = file.read_text().splitlines()
+  row = json.loads(lines[0])
+  row['text'] = row['text'].replace('Q:', 'a\u2028b\u0085Q:', 1)
+  text = json.dumps(row, ensure_ascii=False)
+  (tmp_path / 'test_prompts.json').write_text('\n'.join([text, *lines[1:]]))
+  found = questions.read('bbh', tmp_path).questions
+  assert len(found) == READ['bbh'][-1]
+  prompt = {
+    'key': 1,
+    'prompt': 'a\u2028b',
+    'kwargs': [{}],
+    'instruction_id_list': ['x'],
+  }
+  (tmp_path / 'ifeval.jsonl').write_text(json.dumps(prompt, ensure_ascii=False))
+  assert ifeval.read(tmp_path / 'ifeval.jsonl') == [prompt]
 
 
 def refused(name, data):

@@ -212,6 +212,7 @@ def test_turns_that_cannot_be_trained_on():
     (user, user, other): 'of the user in place of the assistant',
     (user, Turn(S, 's'), other): 'of the system in place of',
     (Turn(S, 's'), Turn(S, 's'), user, other): 'of the system in place of',
+    (user, Turn(A, 'ok \ud83d')): r"turn 2 has '\\ud83d', half of a character",
   }.items():
     with pytest.raises(RowError, match=reason):
       conversation(turns)
@@ -253,6 +254,20 @@ def test_unreadable_sources_are_refused_in_one_line(tmp_path):
   path = write(tmp_path / 'j.jsonl', [role])
   assert "messages has the unknown role 'tool'" in problem(path)
   assert 'has no row with a response' in problem(path, bad='drop')
+
+
+def test_values_of_another_type_are_refused_in_one_line(tmp_path):
+  def told(raw):
+    return problem(write(tmp_path / 'a.jsonl', [raw]))
+
+  assert "messages has the unknown role ['user']" in told(
+    {'messages': [{'role': ['user'], 'content': 'x'}]}
+  )
+  answers = [{'text': 'a', 'pm_score': 3}, {'text': 'b', 'pm_score': '4'}]
+  said = told({'question': 'q', 'answers': answers})
+  assert 'pm_score is not a number but str' in said
+  said = told({'prompt': 'p', 'response': 'ok \ud83d'})
+  assert r"turn 2 has '\ud83d', half of a character" in said
 
 
 def test_torn_files_are_refused_in_one_line(tmp_path, monkeypatch):

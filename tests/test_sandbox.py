@@ -112,6 +112,38 @@ def test_allocating_100_gigabytes_is_a_memory_error():
 
 
 @sandboxed
+def test_memory_that_no_limit_counts_is_refused():
+  """Segments, queues and files in memory stay when the program unmaps them."""
+  program = """
+import ctypes, os
+libc = ctypes.CDLL(None, use_errno=True)
+libc.shmat.restype = ctypes.c_void_p
+SIZE = 64 << 20
+def segments():
+  kept = 0
+  for n in range(5):
+    one = libc.shmget(0, ctypes.c_size_t(SIZE), 0o1600)
+    if one < 0: break
+    at = libc.shmat(one, None, 0)
+    ctypes.memset(at, 1, SIZE)
+    libc.shmdt(ctypes.c_void_p(at))
+    libc.shmctl(one, 0, None)
+    kept += SIZE
+  return kept
+def files():
+  try: return os.memfd_create('x') > 0
+  except OSError as e: return type(e).__name__
+def look():
+  own = segments(), files(), libc.msgget(0, 0o1600), libc.semget(0, 3, 0o1600)
+  return [*own, libc.unshare(0x10000000)]
+"""
+  assert recorded(program, memory_mb=150) == [0, 'PermissionError', -1, -1, -1]
+  exec(program, outside := {})
+  assert outside['files']() is True
+  assert outside['segments']() == 5 * (64 << 20)
+
+
+@sandboxed
 def test_endless_printing_ends_and_leaves_a_head():
   outcome = run('while True: print("spam")', output_mb=1, head_bytes=9)
   assert outcome.status == 'failed'

@@ -1,18 +1,21 @@
 """Scores samples of HumanEval(+) and MBPP(+) offline, any number of times.
 
-Samples are in EvalPlus's format: JSON lines of {task_id, solution} (a whole program)
-or {task_id, completion}. A folder of scores holds what was judged line by line, so a
+Samples are in EvalPlus's formats: JSON lines of {task_id, solution} (a whole program)
+or {task_id, completion}, gzipped or not, or a folder as HumanEval_0/*.py. A folder of scores holds what was judged line by line, so a
 scoring that was killed goes on where it stopped. A right program passes the base tests;
 for the plus tests it must pass both, as EvalPlus counts.
 """
 
 import csv
 import dataclasses
+import gzip
 import hashlib
 import json
 import math
 import os
+import re
 import sys
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -87,12 +90,45 @@ def write_samples(
 
 
 def read_samples(path: str | os.PathLike) -> list[dict[str, str]]:
-  """The samples of a file; raises ConfigError naming the line that is wrong."""
+  """The samples of a file or folder; ConfigError names what is wrong."""
+  samples = []
+  for name, text in _texts(Path(path)):
+    samples += [{'task_id': name, 'solution': text}] if name else _parsed(path, text)
+  if not samples:
+    raise ConfigError(f'{path} holds no samples; generate some')
+  return samples
+
+
+def _texts(path: Path) -> list[tuple[str, str]]:
+  """(task_id of a program, its text) in a folder, or ('', text) of a file."""
   try:
-    text = Path(path).read_text(encoding='utf-8')
-  except (OSError, UnicodeDecodeError) as e:
-    reason = getattr(e, 'strerror', None) or 'no UTF-8'
+    if path.is_dir():
+      return [
+        (re.sub(r'_(\d+)$', r'/\1', file.parent.name), file.read_text('utf-8'))
+        for file in _files(path)
+      ]
+    raw = path.read_bytes()
+    return [('', (gzip.decompress(raw) if path.suffix == '.gz' else raw).decode())]
+  except (OSError, EOFError, zlib.error, UnicodeDecodeError) as e:
+    own = 'no UTF-8' if isinstance(e, UnicodeDecodeError) else str(e)
+    reason = getattr(e, 'strerror', None) or own
     raise ConfigError(f'{path} cannot be read ({reason}); generate samples') from None
+
+
+def _files(path: Path) -> list[Path]:
+  return sorted(path.glob('*/*.py')) if path.is_dir() else [path]
+
+
+def samples_sha256(path: str | os.PathLike) -> str:
+  """Of a file of samples; of a folder: of the names and hashes of its files."""
+  own = [hashlib.sha256(file.read_bytes()).hexdigest() for file in _files(Path(path))]
+  if not Path(path).is_dir():
+    return own[0]
+  names = [str(file.relative_to(path)) for file in _files(Path(path))]
+  return hashlib.sha256(json.dumps([names, own]).encode()).hexdigest()
+
+
+def _parsed(path, text: str) -> list[dict[str, str]]:
   samples = []
   for n, line in enumerate(text.split('\n'), start=1):
     if not line.strip():
@@ -109,8 +145,6 @@ def read_samples(path: str | os.PathLike) -> list[dict[str, str]]:
         'solution or completion'
       )
     samples.append(sample)
-  if not samples:
-    raise ConfigError(f'{path} holds no samples; generate some')
   return samples
 
 
@@ -154,7 +188,8 @@ def score(
   for suite in suites:
     run.judge(suite, programs)
   scores = _scores(problem_set, book, programs, suites, len(found) - len(known))
-  _write(Path(folder), scores, header | {'problems': problem_set.version}, samples)
+  told = {'benchmark': problem_set.dataset, 'problems': problem_set.version}
+  _write(Path(folder), scores, header | told, samples)
   return scores
 
 
@@ -278,7 +313,7 @@ def _scores(
 
 def _write(folder: Path, scores: Scores, header: Mapping[str, Any], samples) -> None:
   result = dict(header) | {
-    'samples_sha256': hashlib.sha256(Path(samples).read_bytes()).hexdigest(),
+    'samples_sha256': samples_sha256(samples),
     'ignored_samples': scores.ignored,
     'pass_at': {
       suite: {str(k): value for k, value in values.items()}

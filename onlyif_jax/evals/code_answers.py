@@ -29,15 +29,17 @@ def generate(
   problem_set: ProblemSet,
   benchmark: Benchmark,
   path: str | os.PathLike,
+  each: int | None = None,
 ) -> int:
   """Writes the samples of all problems to a file; returns how many.
 
+  each: samples of a problem, by default the benchmark's; greedily there is one.
   What the answerer's book has is not generated again. Raises ConfigError for a
   benchmark that asks for no programs, and where the tokenizer lacks the template.
   """
   how = decoding(benchmark)
   problems = list(problem_set.problems.values())
-  times = 1 if how.sampling.temperature == 0 else _samples(benchmark)
+  times = 1 if how.sampling.temperature == 0 else each or _samples(benchmark)
   ids = [ask(benchmark, problem, answerer.tokenizer) for problem in problems]
   repeated = [own for own in ids for _ in range(times)]
   texts = [a.text for a in answerer.continuations(repeated, how)]

@@ -53,6 +53,14 @@ def read(path: str | os.PathLike) -> list[dict[str, Any]]:
   return rows
 
 
+def names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+  """What samples call the rows: their keys, numbered where two are the same."""
+  keys = [str(row['key']) for row in rows]
+  if len(set(keys)) == len(keys):
+    return keys
+  return [f'{key}#{n}' for n, key in enumerate(keys)]
+
+
 def digest(rows: Sequence[Mapping[str, Any]]) -> str:
   """A hash of the prompts and instructions."""
   return hashlib.sha256(json.dumps(list(rows), sort_keys=True).encode()).hexdigest()

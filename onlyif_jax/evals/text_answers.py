@@ -40,15 +40,21 @@ def generate(
   found = answerer.continuations([ids[n] for n in fitting], decoding(benchmark))
   for n, answer in zip(fitting, found, strict=True):
     texts[n] = postprocess.extract(answer.text, benchmark.extract)
+  write(path, [question.task_id for question in asked], texts)
+  return len(texts)
+
+
+def write(
+  path: str | os.PathLike, task_ids: Sequence[str], texts: Sequence[str]
+) -> None:
+  """Writes answers; whole or not at all: a killed evaluation leaves no part of a file."""
   lines = [
-    json.dumps({'task_id': question.task_id, 'answer': text}) + '\n'
-    for question, text in zip(asked, texts, strict=True)
+    json.dumps({'task_id': task_id, 'answer': text}) + '\n'
+    for task_id, text in zip(task_ids, texts, strict=True)
   ]
-  # Whole or not at all: a killed evaluation leaves no part of a file.
   new = Path(path).with_suffix('.new')
   new.write_text(''.join(lines), encoding='utf-8')
   new.replace(path)
-  return len(texts)
 
 
 def decoding(benchmark: Benchmark) -> Decoding:

@@ -95,6 +95,18 @@ def read_answers(path: str | os.PathLike) -> dict[str, str]:
   return found
 
 
+def answers_of(samples: str | os.PathLike, task_ids: Sequence[str]) -> dict[str, str]:
+  """As `read_answers`; ConfigError where one of these task_ids has no answer."""
+  answers = read_answers(samples)
+  missing = set(task_ids) - set(answers)
+  if missing:
+    raise ConfigError(
+      f'{samples} has no answer to {len(missing)} of {len(task_ids)} questions, such '
+      f'as {min(missing)}; generate the rest'
+    )
+  return answers
+
+
 def score(
   samples: str | os.PathLike,
   question_set: QuestionSet,
@@ -115,13 +127,7 @@ def score(
   folder that holds verdicts of others is refused.
   """
   times = times or Times()
-  answers = read_answers(samples)
-  missing = {q.task_id for q in question_set.questions} - set(answers)
-  if missing:
-    raise ConfigError(
-      f'{samples} has no answer to {len(missing)} of {len(question_set.questions)} '
-      f'questions, such as {min(missing)}; generate the rest'
-    )
+  answers = answers_of(samples, [q.task_id for q in question_set.questions])
   folder = Path(folder)
   header: dict[str, Any] = {'data_sha256': question_set.sha256, 'scorer': scorer}
   header |= {'origin': dict(origin)}
@@ -141,11 +147,16 @@ def score(
   told = header | {'questions': question_set.about, 'samples_sha256': digest}
   told |= {'accuracy': sum(right.values()) / len(right)}
   (folder / 'judged.json').write_text(json.dumps(told, indent=1) + '\n')
+  write_problems(folder, right)
+  return right
+
+
+def write_problems(folder: Path, right: Mapping[str, bool]) -> None:
+  """Writes problems.csv, a row for each task_id with one sample, right or not."""
   with open(folder / 'problems.csv', 'w', newline='', encoding='utf-8') as file:
     writer = csv.writer(file)
     writer.writerow(_COLUMNS)
     writer.writerows((name, 1, int(good)) for name, good in right.items())
-  return right
 
 
 def contains(answer: str, reference: str) -> bool:

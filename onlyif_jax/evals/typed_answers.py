@@ -10,6 +10,7 @@ the suite turns them into a call of `math`, which it does not import.
 import ast
 import contextlib
 import re
+import types
 from typing import Any
 
 from onlyif_jax.evals.latex_forms import last_boxed
@@ -152,7 +153,7 @@ def _evaluated(text: str) -> Any:
   if re.search(r'\bnp\b', text):
     import numpy as np
 
-    names['np'] = np
+    names['np'] = types.SimpleNamespace(**{n: getattr(np, n) for n in _NUMPY})
   if 'Rational' in text:
     import sympy
 

@@ -3,7 +3,7 @@
 Memory per device is an estimate from shapes alone: weights as they are stored, the
 trained ones with gradient and two moments in float32, what the backward pass keeps,
 and the largest passing arrays. It is compared with the compiler's own account in
-tests/test_predict.py.
+tests/test_finetune.py.
 """
 
 import dataclasses
@@ -79,8 +79,9 @@ def memory(tuning: Tuning, config: DecoderConfig) -> Memory:
   largest = max(config.hidden, config.heads * config.head_width) * config.width
   weight = largest / d.tensor * item if tuning.base.quantize != 'none' else 0.0
   passing = max(2 * logits, again + inside + scores + weight)
-  # A gradient more where those of parts of a batch are summed.
-  moments = (4 if tuning.optim.name == 'adamw' else 3) + (t.micro_batches > 1)
+  moments = 4 if tuning.optim.name == 'adamw' else 3
+  if t.micro_batches > 1:  # a part's gradient grows beside their sum as `kept` shrinks
+    passing = max(passing, trained - kept)
   return Memory(frozen, moments * trained, round(kept), round(passing))
 
 

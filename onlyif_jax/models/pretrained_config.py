@@ -266,9 +266,9 @@ def _rope(given, max_length) -> Rope:
 
 def _one_rope(spec, name, max_length) -> Rope:
   spec = {k: v for k, v in spec.items() if v is not None}
-  kinds = {spec.pop(k) for k in ('rope_type', 'type') if k in spec} or {'default'}
-  kind = kinds.pop()
-  if kinds or kind not in _ROPE_NEEDS:
+  kinds = [spec.pop(k) for k in ('rope_type', 'type') if k in spec] or ['default']
+  kind = kinds[0]
+  if kind != kinds[-1] or kind not in list(_ROPE_NEEDS):
     known = ', '.join(_ROPE_NEEDS)
     raise ValueError(f'{name} of type {kind!r} is not supported, only {known}')
   if spec.pop('partial_rotary_factor', 1) != 1:
