@@ -17,9 +17,9 @@ larger k is harder. Ours where the papers are silent: y has the form of x, k is 
 over the divisors in range, N = 10^6. `cpu` has 5 of the 18 choices of classes and k
 at 3 counts: 12 letters, so k is 3, 4, 6 or 12, and inputs of 24.
 
-Measured (`cpu`, 1 seed, 22.6 min of CPU time): k < 3 at I = 500 / 5,000: repeat .25 /
-.01, repeat+periodic .12 / .04, all three .00 / .43; all three up to k = 6 .00 / .25, up
-to 12 .06 / .12; unconstrained patterns at most .13. `full`: not run.
+Measured (`cpu,seeds=2`, 46 min of CPU time): k < 3 at I = 500 / 5,000: repeat .20 / .06,
+repeat+periodic .06 / .20, all three .00 / .28; all three up to k = 6 .00 / .21, up to 12
+.03 / .22. `full`: not run.
 """
 
 from onlyif_jax import presets
