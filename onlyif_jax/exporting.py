@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -40,21 +40,33 @@ def run_to_hf(workdir, out, member: str | None = None, step: int | None = None) 
 
 
 def config_to_jsonl(config: RunConfig, out, member: str | None = None) -> Path:
-  """Writes a member's training, dev and unseen examples; returns the directory."""
+  """Writes a member's training, dev and unseen examples; returns the directory.
+
+  Beside them splits.json, the certificate that they share nothing, as a run has it.
+  Raises ConfigError if `out` cannot be written or the split does not hold.
+  """
   evaluator, chosen, sets = _examples(config, member)
-  return export_jsonl(evaluator, chosen, sets, out)
+  return export_jsonl(evaluator, chosen, sets, out, lambda: _certified(config))
 
 
 def export_jsonl(
-  evaluator: Evaluator, member: Member, sets: Sequence[EvalSet], out
+  evaluator: Evaluator,
+  member: Member,
+  sets: Sequence[EvalSet],
+  out,
+  certify: Callable[[], list[dict]] | None = None,
 ) -> Path:
   """Writes <split>.jsonl per set: what a member trains on or is evaluated on.
 
   A row has split, input, lhs, rhs, output, prompt and slices. The prompt is the
   text for the exported tokenizer; lhs and rhs are what it states, so they are
-  masked where the member's are. Raises ConfigError if `out` cannot be written.
+  masked where the member's are. certify: makes what splits.json says, if it is wanted.
+  Raises ConfigError if `out` cannot be written.
   """
   with hf.new_directory(Path(out)) as folder:
+    if certify:
+      text = json.dumps(certify(), indent=1)
+      (folder / 'splits.json').write_text(text + '\n', encoding='utf-8')
     for split, rows in make_rows(evaluator, member, sets).items():
       with (folder / f'{split}.jsonl').open('w', encoding='utf-8') as file:
         for row in rows:
@@ -74,14 +86,10 @@ def config_to_tfds(config: RunConfig, out, member: str | None = None) -> Path:
 
   evaluator, chosen, sets = _examples(config, member)
   with hf.new_directory(Path(out)) as folder:
-    reports = sweep.certificates(experiment_lib.build(config))
-    wrong = [line for report in reports for line in certificate.broken(report)]
-    if wrong:
-      raise ConfigError(f'the split does not hold ({"; ".join(wrong)})')
     metadata = {
       'config': dataclasses.asdict(config),
       'member': _choose(experiment_lib.rows(config), member).member,
-      'certificate': reports,
+      'certificate': _certified(config),
     }
     rewriting.write(make_rows(evaluator, chosen, sets), metadata, folder)
   return Path(out)
@@ -119,6 +127,15 @@ def make_rows(
 def _program(evaluator: Evaluator):
   """(member, set, places) -> a batch; members of a sweep share its compiled form."""
   return jax.jit(evaluator.batch, static_argnums=1)
+
+
+def _certified(config: RunConfig) -> list[dict]:
+  """The content of splits.json; raises ConfigError where the split does not hold."""
+  reports = sweep.certificates(experiment_lib.build(config))
+  wrong = [line for report in reports for line in certificate.broken(report)]
+  if wrong:
+    raise ConfigError(f'the split does not hold ({"; ".join(wrong)})')
+  return reports
 
 
 def _examples(config: RunConfig, member: str | None):

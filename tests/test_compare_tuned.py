@@ -78,13 +78,15 @@ def test_benchmarks_are_compared_problem_by_problem(tmp_path):
     for row in rows_lib.rows(fake_tuned.config('code_deepseek'))[:3]
   )
   more = round(0.7 * 164) - round(0.6 * 164)
-  assert (many.only_a, many.only_b) == (0, more)
+  (test,) = many.tests
+  assert (test.seed, test.only_a, test.only_b) == ('0', 0, more)
   assert many.gap.value == pytest.approx(more / 164)
   assert many.gap.low > 0
   smallest = 2 * 0.5**more  # McNemar's, then Holm over three rows
-  assert many.holm == pytest.approx(3 * smallest)
-  assert (none.gap.value, none.holm) == (0.0, 1.0)
-  assert (few.only_a, few.only_b, few.gap.within_noise) == (0, 2, True)
+  assert test.holm == pytest.approx(3 * smallest)
+  assert (none.gap.value, none.tests[0].holm) == (0.0, 1.0)
+  assert (few.tests[0].only_a, few.tests[0].only_b) == (0, 2)
+  assert few.gap.within_noise
   grids = compare_tuned.grids(a, b)
   assert grids[0].title == 'Settings that differ'
   marks = {row[0]: row[6] for row in grids[1].rows if row[1] == 'humaneval base'}
@@ -93,13 +95,39 @@ def test_benchmarks_are_compared_problem_by_problem(tmp_path):
   assert len(json.loads(compare_tuned.to_json(a, b))['benchmarks']) == 12
 
 
-def test_several_seeds_have_no_mcnemar_but_their_spread(tmp_path):
-  a = tuned.load(code(tmp_path / 'a', (0.0,), spread=0.03))
-  b = tuned.load(code(tmp_path / 'b', (0.05,), spread=0.03))
-  for one in compare_tuned.row_gaps(a, b):
-    assert (one.holm, one.seeds) == (None, 3)
+def test_several_seeds_are_tested_one_by_one(tmp_path):
+  a = tuned.load(code(tmp_path / 'a', (0.0, 0.0), spread=0.03))
+  b = tuned.load(code(tmp_path / 'b', (0.05, 0.0), spread=0.03))
+  gaps = compare_tuned.row_gaps(a, b)
+  for one in gaps[::2]:
+    assert one.seeds == 3
     assert one.gap.value == pytest.approx(0.05, abs=0.01)
     assert one.gap.within_noise  # as seeds differ by 0.03
+  (first, second) = (g for g in gaps if g.measure == 'humaneval base')
+  assert [t.seed for t in first.tests] == ['0', '1', '2']
+  for seed, test in enumerate(first.tests):
+    own = [round((0.6 + lift + 0.03 * (seed - 1)) * 164) for lift in (0.0, 0.05)]
+    assert (test.only_a, test.only_b) == (0, own[1] - own[0])
+  p = [2 * 0.5**t.only_b for t in first.tests]
+  assert min(t.holm for t in first.tests) == pytest.approx(6 * min(p))  # of 2 x 3
+  assert [t.holm for t in second.tests] == [1.0] * 3
+  grid = compare_tuned.grids(a, b)[1]
+  cells = [row[-1] for row in grid.rows if row[1] == 'humaneval base']
+  assert cells[0].startswith(f'seed 0: {first.tests[0].only_b} : 0 (')
+  assert cells[0].count('seed') == 3
+  told = json.loads(compare_tuned.to_json(a, b))['benchmarks'][0]['tests']
+  assert [one['seed'] for one in told] == ['0', '1', '2']
+
+
+def test_the_sign_of_noise_is_the_intervals_in_every_report(tmp_path):
+  """Holm's p over many rows stands beside it, and marks nothing."""
+  a = tuned.load(code(tmp_path / 'a', (0.0,) * 6, seeds=1, sizes=()))
+  b = tuned.load(code(tmp_path / 'b', (0.04,) * 6, seeds=1, sizes=()))
+  for one in compare_tuned.row_gaps(a, b):
+    assert one.tests[0].only_b == 7
+    assert one.tests[0].holm == pytest.approx(6 * 2 * 0.5**7)  # above 0.05
+    assert one.gap.low > 0
+  assert not any('≈' in row[6] for row in compare_tuned.grids(a, b)[1].rows)
 
 
 def test_other_versions_of_problems_are_named_and_not_compared(tmp_path):

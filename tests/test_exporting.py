@@ -6,6 +6,7 @@ import pytest
 from onlyif_jax import experiment, exporting, sweep
 from onlyif_jax.config import ConfigError, freeze
 from onlyif_jax.evals.exact_match import EvalSet
+from onlyif_jax.tasks import certificate
 from onlyif_jax.training import parallel
 
 RUN = {
@@ -39,7 +40,11 @@ def test_rows_state_rewriting_tasks(tmp_path):
   out = exporting.config_to_jsonl(freeze(RUN), tmp_path / 'out', 'I13-s0')
   counts = {'train': 53, 'dev': 29, 'unseen': 29}
   noops = {'train': round(0.25 * 53), 'dev': 15, 'unseen': 15}
-  assert {p.name for p in out.iterdir()} == {f'{split}.jsonl' for split in counts}
+  names = {p.name for p in out.iterdir()}
+  assert names == {f'{split}.jsonl' for split in counts} | {'splits.json'}
+  (proof,) = json.loads((out / 'splits.json').read_text(encoding='utf-8'))
+  assert set(proof['collisions'].values()) == {0}
+  assert proof['parts']['train']['distinct_pairs'] == 13
   rules = {}
   for split, count in counts.items():
     rows = rows_of(out, split)
@@ -65,6 +70,13 @@ def test_input_first(tmp_path):
   assert len(rows) == 23
   for row in rows:
     check_row(row, 'train', 'zxy')
+
+
+def test_examples_that_are_not_held_out_are_not_written(tmp_path, monkeypatch):
+  monkeypatch.setattr(certificate, 'broken', lambda one: ['train-dev: 1 shared'])
+  with pytest.raises(ConfigError, match=r'does not hold \(train-dev: 1 shared'):
+    exporting.config_to_jsonl(freeze(RUN), tmp_path / 'out', 'I5-s0')
+  assert not list(tmp_path.iterdir())
 
 
 def test_bad_requests_are_refused(tmp_path):

@@ -1,10 +1,16 @@
 """The papers' printed numbers are there, and they fit together."""
 
 import dataclasses
+import itertools
+from fractions import Fraction
 
+import fake_tuned
 import pytest
 
-from onlyif_jax.analysis import targets
+from onlyif_jax import config as config_lib
+from onlyif_jax.analysis import paper_tables, targets
+from onlyif_jax.analysis.selector import matches
+from onlyif_jax.evals import protocols
 
 TARGETS = targets.load()
 
@@ -97,6 +103,7 @@ def test_inconsistencies_stand_with_the_rows_they_touch():
     ({'predicate': {'hold': {}}}, "predicate 'hold'"),
     ({'caveats': ('C99',)}, "caveat 'C99'"),
     ({'gain': ('x', 'y')}, "gain on 'x'"),
+    ({'needs': {'instructions': [100, 300]}}, 'needs of instructions 300'),
     ({'kind': 'number'}, 'neither value'),
   ],
 )
@@ -104,6 +111,70 @@ def test_a_wrong_target_is_named(change, message):
   target = dataclasses.replace(TARGETS['imin-never'], **change)
   with pytest.raises(ValueError, match=f'target imin-never: .*{message}'):
     targets._check(target, TARGETS)
+
+
+def test_ranges_say_what_they_need():
+  for t in TARGETS.values():
+    ranges = [f for f, v in t.where.items() if str(v).startswith(('<', '>'))]
+    assert set(ranges) <= set(t.needs), t.id
+
+
+def swept(name):
+  """The paper-sized config's rows as (instructions, field -> value)."""
+  scope = {}
+  exec((fake_tuned.ROOT / 'configs' / f'{name}.py').read_text(), scope)
+  config = config_lib.freeze(scope['get_config']('full'))
+  for variant in config.sweep.variants or ('',):
+    own = config_lib.variant(config, variant)
+    flat = config_lib.flatten(own)
+    for count in own.sweep.counts:
+      for share in own.sweep.noop_shares:
+        yield {**flat, 'instructions': count, 'noop_share': share}
+
+
+def test_every_cell_that_a_claim_names_is_run_by_its_config():
+  """Otherwise no run could support it."""
+  for name in ('imin', 'noop', 'longtail', 'occurrences', 'semantics', 'lengths'):
+    found = list(swept(name))
+    for t in TARGETS.values():
+      if t.experiment != name or t.arithmetic:
+        continue
+      where = {f: w for f, w in t.where.items() if f not in targets.DEFAULTS}
+      own = [r for r in found if all(matches(r[f], w) for f, w in where.items())]
+      named = {f: w for f, w in where.items() if isinstance(w, list)} | t.needs
+      for cell in itertools.product(*named.values()):
+        asked = dict(zip(named, cell, strict=True))
+        assert any(all(matches(r[f], v) for f, v in asked.items()) for r in own), (
+          t.id,
+          asked,
+        )
+
+
+def test_both_records_of_the_papers_tables_agree():
+  """evals/protocols.yaml has the cells of Tables 1 to 3 too."""
+  plans = paper_tables.read()['tables'].values()
+  blocks = [block['of'] for plan in plans for block in plan['blocks']]
+  tables = {
+    **protocols.get('papers-code').papers.tables,
+    **protocols.get('eurus-2024-09').papers.tables,
+  }
+  theirs = {}
+  for name, table in tables.items():
+    for row, cells in table.items():
+      base, _, added = row.split(': ')[-1].partition('+')
+      first, *rest = (added or base).split('/')
+      total = Fraction(first) + (Fraction(base) if added else 0)
+      key = (name.partition(',')[0], total, *map(Fraction, rest))
+      assert key not in theirs
+      theirs[key] = list(cells)
+  ours = {
+    (table['figure'], *map(Fraction, row.split('/'))): cells[:4]
+    for table in targets.read()['tables']
+    if table['id'] in blocks
+    for row, cells in table['rows'].items()
+  }
+  assert len(ours) == 15 + 6 + 18
+  assert ours == theirs
 
 
 def test_analogues_have_no_target():

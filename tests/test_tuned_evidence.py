@@ -10,7 +10,14 @@ import fake_tuned
 import pytest
 from fake_tuned import right
 
-from onlyif_jax.analysis import scoreboard, targets, tuned, tuned_evidence, verdict
+from onlyif_jax.analysis import (
+  pooled,
+  scoreboard,
+  targets,
+  tuned,
+  tuned_evidence,
+  verdict,
+)
 from onlyif_jax.finetune import rows as rows_lib
 from onlyif_jax.models import llama, published
 
@@ -142,12 +149,63 @@ def test_specialists_are_judged_at_unseen_depth(tmp_path):
   settings = {'task__specialist': 20, 'task__diverse_share': 0.1, 'name': 'algebra_lm'}
   path = symbolic(tmp_path / 'a', {(60, 'all'): 0.4, (40, 'all'): 0.2}, **settings)
   assert judged(path, 'algebra-5c/5:45/Diver-40').state == 'supported'
-  assert judged(path, 'algebra-peak').state == 'supported'
+  alone = judged(path, 'algebra-peak')  # 5:45 with 40 against 20 rules, no other share
+  assert (alone.state, alone.partial) == ('inconclusive', True)
+  assert alone.reason.startswith('not run: mixture = 1:49, diversification = 20; ')
   assert judged(path, 'algebra-5a/20/D3').state == 'not run'
   assert judged(path, 'algebra-5b/40/20 in domain').state == 'not run'
   settings['task__diverse_share'] = 40 / 60
   path = symbolic(tmp_path / 'b', {(60, 'all'): 0.33}, **settings)
   assert judged(path, 'algebra-5b/40/20 in domain').state == 'supported'
+
+
+def board_of(*paths):
+  runs = [tuned.load(path) for path in paths]
+  board = scoreboard.judge(*pooled.every(runs, [path.name for path in paths]))
+  return {line.target.id: line for line in board.lines}
+
+
+def test_runs_of_algebra_that_differ_in_share_and_depth_are_judged_together(tmp_path):
+  paths = []
+  for name, share, lift in (('low', 0.02, 0.0), ('mid', 0.1, 0.2), ('high', 0.2, 0.1)):
+    own = {'task__specialist': 20, 'task__diverse_share': share, 'name': 'algebra_lm'}
+    shares = {(60, 'all'): 0.4 + lift, (40, 'all'): 0.2 + lift}
+    paths.append(symbolic(tmp_path / name, shares, **own))
+  for depth, lift in ((3, 0.1), (4, 0.0)):
+    shares = {(10, 'all'): 0.4 - lift, (20, 'all'): 0.5, (40, 'all'): 0.6 + lift}
+    own = {'task__depth': depth, 'name': 'algebra_lm'}
+    paths.append(symbolic(tmp_path / f'depth{depth}', shares, **own))
+  found = board_of(*paths)
+  assert found['algebra-peak'].best.state == 'supported'
+  assert found['algebra-peak'].results[0][0] == 'low + mid + high'
+  assert found['algebra-rules'].best.state == 'supported'
+  assert found['algebra-rules'].results[1][0] == 'depth3 + depth4'
+  assert found['algebra-5a/20/D3'].best.state == 'supported'
+  for apart in (paths[:2], paths[3:4], paths[3:4] * 2):
+    one = board_of(*apart)
+    assert one['algebra-peak'].best.state != 'supported'
+    assert one['algebra-rules'].best.state != 'supported'
+  # A second run of the same rows is another run.
+  again = board_of(paths[3], paths[3])['algebra-5a/20/D3'].results
+  assert [state.state for _, state in again] == ['supported', 'supported']
+  # Other training is another evidence.
+  told = json.loads((paths[4] / 'config.json').read_text())
+  told['optim']['learning_rate'] = 0.5
+  (paths[4] / 'config.json').write_text(json.dumps(told))
+  assert board_of(*paths[3:])['algebra-rules'].best.state == 'inconclusive'
+
+
+def test_diverse_rules_are_judged_over_runs(tmp_path):
+  paths = []
+  for inside in (20, 40):
+    for others, share in ((5, 0.05), (20, 0.2), (40, 0.35)):
+      own = {'task__specialist': inside, 'name': 'algebra_lm'}
+      own['task__diverse_share'] = others / (inside + others)
+      path = tmp_path / f'{inside}-{others}'
+      paths.append(symbolic(path, {(inside + others, 'all'): share}, **own))
+  assert board_of(*paths)['algebra-diverse'].best.state == 'supported'
+  assert board_of(*paths[:5])['algebra-diverse'].best.partial
+  assert board_of(*paths[:1])['algebra-diverse'].best.state == 'not run'
 
 
 # Mixtures.
@@ -275,6 +333,59 @@ def test_scores_without_problems_are_judged_by_their_errors(tmp_path):
   (path / 'benchmarks' / own[1].name / 'bbh.json').unlink()
   assert judged(path, 'generalist-20k/10/10/0/overall').state == 'not run'
   assert judged(path, 'generalist-20k/20/0/0/overall').state != 'not run'
+
+
+def test_scores_by_another_protocol_are_no_rows_of_the_papers(tmp_path):
+  path = code(tmp_path / 'run', (0.02,))
+  assert judged(path, 'deepseek-20k/20/0/0/HE').analogue == ''
+  for file in path.glob('benchmarks/*/*/scores.json'):
+    told = json.loads(file.read_text())
+    told['origin']['protocol'] = 'harness-default'
+    file.write_text(json.dumps(told))
+  found = judged(path, 'deepseek-20k/20/0/0/HE')
+  assert found.analogue == '7b, but benchmarks.protocol=harness-default:'
+
+
+def test_the_generalist_is_judged_by_the_papers_suite():
+  asked = targets.experiments()['generalist']['settings']['benchmarks.protocol']
+  own = fake_tuned.config('generalist').benchmarks.protocol
+  assert (own, asked) == ('harness-default', 'eurus-2024-09')
+
+
+def covering(path, shares, prompts=163):
+  """A run of code_deepseek whose mixtures cover so much of two tests."""
+  fake_tuned.mixtures(path, 'code_deepseek', keep=3)
+  rows = fake_tuned.config('code_deepseek').mixture.rows
+  tests = ('humaneval', 'mbpp')
+  told = {
+    'tests': {name: {'prompts': prompts} for name in tests},
+    'mixtures': [
+      {'rows': rows[n], 'cover': dict(zip(tests, both, strict=True))}
+      for n, both in shares.items()
+    ],
+  }
+  (path / 'mixture').mkdir()
+  (path / 'mixture' / 'diversity.json').write_text(json.dumps(told))
+  return path
+
+
+@pytest.mark.parametrize(
+  ('shares', 'state'),
+  [
+    ({0: (0.3, 0.4), 2: (0.6, 0.7)}, 'supported'),
+    ({0: (0.3, 0.4), 2: (0.6, 0.41)}, 'inconclusive'),  # two of 163 prompts
+    ({0: (0.3, 0.7), 2: (0.6, 0.4)}, 'contradicted'),
+    ({0: (0.3, 0.4)}, 'not run'),
+    ({2: (0.6, 0.7)}, 'not run'),
+  ],
+)
+def test_covers_of_the_tests_are_judged(tmp_path, shares, state):
+  found = judged(covering(tmp_path / 'run', shares), 'embedding-cover')
+  assert found.state == state
+  if state == 'supported':
+    half = 1.96 * (2 * 0.24 / 163) ** 0.5
+    low, high = (float(x) for x in found.ours.split('[')[1].split(']')[0].split(','))
+    assert (high - low) / 2 == pytest.approx(half, abs=0.011)
 
 
 def test_without_scores_or_of_no_paper_nothing_is_judged(tmp_path):

@@ -75,7 +75,9 @@ def _code(file: Path, row: str, seed: str) -> Iterator[Score]:
     raise ConfigError(
       f'{file} is no scoring of code ({type(e).__name__}: {e}); score the samples again'
     ) from None
-  name = next((n for n in CODE if version.lower().startswith(n)), CODE[0])
+  # Scorings without a name are told by the version of their problems.
+  known = next((n for n in CODE if version.lower().startswith(n)), CODE[0])
+  name = str(told.get('benchmark') or known)
   for suite, value in values.items():
     problems = paired.solved(file.with_name('problems.csv'), f'{suite}_correct')
     own = list(problems.values())

@@ -46,18 +46,25 @@ class Case:
 
   def missing(self) -> list[str]:
     """The settings that the claim names one by one and the run lacks, in words."""
-    where, groups = dict(self.target.where), self.groups
-    if 'highest' in self.target.predicate:
-      where |= self.target.predicate['highest']['among']
-      groups = self.results.groups(where)
-    named = {f: wanted for f, wanted in where.items() if isinstance(wanted, list)}
-    named |= self.target.needs
-    had = [self.results.settings_of(group, named) for group in groups]
-    return [
-      Group(dict(zip(named, cell, strict=True)), {}).name(tuple(named))
-      for cell in itertools.product(*named.values())
-      if not any(all(map(matches, own, cell)) for own in had)
-    ]
+    where, ((name, argument),) = dict(self.target.where), self.target.predicate.items()
+    if name == 'highest':
+      where |= argument['among']
+    sides = [where, where | argument['than']] if name == 'above' else [where]
+    out = []
+    for side in sides:
+      named = {f: wanted for f, wanted in where.items() if isinstance(wanted, list)}
+      named |= self.target.needs
+      # What the other side has instead is not asked of it.
+      named = {f: w for f, w in named.items() if side.get(f) == where.get(f)}
+      if not named:
+        continue
+      had = [self.results.settings_of(g, named) for g in self.results.groups(side)]
+      out += [
+        Group(dict(zip(named, cell, strict=True)), {}).name(tuple(named))
+        for cell in itertools.product(*named.values())
+        if not any(all(map(matches, own, cell)) for own in had)
+      ]
+    return list(dict.fromkeys(out))
 
 
 def _check(

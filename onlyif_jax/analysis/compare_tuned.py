@@ -2,7 +2,7 @@
 
 Symbolic runs: how far one's step lies from the other's, as of two sweeps. Mixtures: a
 row of B less the same row of A, on the same problems of each benchmark (bootstrap over
-problems, McNemar's exact test, Holm over the rows), and in the loss of the same
+problems; McNemar's exact test of each seed, Holm over rows and seeds), and in the loss of the same
 held-out responses, by seed.
 """
 
@@ -16,13 +16,12 @@ from onlyif_jax.analysis import (
   benchmark_scores,
   compare,
   mixture_scores,
-  paired,
   paper_tables,
   spread,
   tuned_evidence,
 )
 from onlyif_jax.analysis.compare import Shift
-from onlyif_jax.analysis.mixture_scores import Gap, Measure, Scores
+from onlyif_jax.analysis.mixture_scores import Gap, Measure, Scores, SeedTest
 from onlyif_jax.analysis.results import Row
 from onlyif_jax.analysis.table import Grid
 from onlyif_jax.analysis.tuned import Result, Tuned, without_seed
@@ -36,8 +35,8 @@ _SIDES = ('A/', 'B/')  # before a row's name
 class RowGap:
   """A row of B less that of A on one benchmark.
 
-  only_a, only_b: problems that one alone solves; holm: McNemar's p-value after Holm
-  over the rows; None where answers are not single ones, or problems are not told.
+  tests: McNemar's of each seed that both have; none where answers are not single ones,
+  or problems are not told.
   """
 
   row: str
@@ -48,9 +47,7 @@ class RowGap:
   gap: Gap
   problems: int
   seeds: int  # that both have
-  only_a: int | None = None
-  only_b: int | None = None
-  holm: float | None = None
+  tests: tuple[SeedTest, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,9 +132,10 @@ def row_gaps(a: Tuned, b: Tuned) -> list[RowGap]:
 
 
 def _of_measure(view: Scores, measure: Measure, names: Sequence[str]) -> list[RowGap]:
-  """The gaps of every common row on one benchmark, with Holm over them."""
+  """The gaps of every common row on one benchmark, with their tests."""
   first, second = _SIDES
-  found, tests = [], []
+  every = view.tests([(first + name, second + name) for name in names], measure)
+  found = []
   for name in names:
     sides = first + name, second + name
     gap = view.gap(*sides, [measure])
@@ -147,25 +145,10 @@ def _of_measure(view: Scores, measure: Measure, names: Sequence[str]) -> list[Ro
     version = next(iter(view.of(sides[0], measure).values())).version
     size = view.size(sides[0], [measure])
     seeds = min(len(view.of(row, measure)) for row in sides)
-    own = RowGap(name, ' '.join(measure).strip(), version, a, b, gap, size, seeds)
-    test = _mcnemar(view, sides, measure)
-    tests.append(test)
-    if test is not None:
-      own = dataclasses.replace(own, only_a=test.only_a, only_b=test.only_b)
-    found.append(own)
-  corrected = iter(paired.holm([t.p for t in tests if t is not None]))
-  return [
-    own if test is None else dataclasses.replace(own, holm=next(corrected))
-    for own, test in zip(found, tests, strict=True)
-  ]
-
-
-def _mcnemar(view: Scores, sides: Sequence[str], measure: Measure):
-  """McNemar's test of single answers; None of means over seeds or samples."""
-  told = [view.problems(row, measure) for row in sides]
-  if any(t is None or len(t) < 2 or not set(t.values()) <= {0.0, 1.0} for t in told):
-    return None
-  return paired.mcnemar(*paired.aligned(told[0] or {}, told[1] or {}))
+    told = ' '.join(measure).strip(), version
+    tests = every.get(sides, ())
+    found.append(RowGap(name, *told, a, b, gap, size, seeds, tests))
+  return found
 
 
 def loss_gaps(a: Tuned, b: Tuned) -> list[LossGap]:
@@ -237,14 +220,14 @@ def _scores_grid(found: Sequence[RowGap]) -> list[Grid]:
     return []
   lines = []
   for g in found:
-    alone = '-' if g.holm is None else f'{g.only_b} : {g.only_a} ({g.holm:.2g})'
-    noise = _within(g)
+    alone = mixture_scores.tests_text(g.tests) or '-'
+    noise = f' {paper_tables.NOISE}' if g.gap.within_noise else ''
     cells = (f'{100 * g.a:.1f}', f'{100 * g.b:.1f}', g.gap.text() + noise)
     lines.append((g.row, g.measure, g.version, str(g.problems), *cells, alone))
   columns = (
     *('mixture', 'benchmark', 'version', 'problems', 'A, %', 'B, %'),
     f'B less A, points [95 %]; {paper_tables.NOISE}: less than its noise',
-    'solved by B alone : by A alone (p of McNemar after Holm)',
+    f'solved by B alone : by A alone ({paper_tables.HOLM})',
   )
   title = 'Benchmarks, the same problems for both; intervals by resampling problems'
   if all(g.seeds == 1 for g in found):
@@ -265,12 +248,6 @@ def _apart(a: Tuned, b: Tuned) -> list[Grid]:
   )
   columns = ('benchmark', 'version of A', 'version of B')
   return [Grid('Not compared: other problems', columns, lines)] if lines else []
-
-
-def _within(g: RowGap) -> str:
-  """The sign of a difference that its noise may explain."""
-  unsure = g.holm is not None and g.holm > 1 - paired.LEVEL
-  return f' {paper_tables.NOISE}' if g.gap.within_noise or unsure else ''
 
 
 def _losses_grid(losses: Sequence[LossGap]) -> list[Grid]:

@@ -81,7 +81,8 @@ def _band(axes, curve: Curve) -> None:
       color=style.GREY,
       alpha=0.12,
       lw=0,
-      label='where 95 % of resamples have their best share',
+      label='95 % interval of the best share'
+      + (', over problems alone' if spot.seeds == 1 else ''),
     )
   if spot.share is not None:
     x = 100 * spot.share

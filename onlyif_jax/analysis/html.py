@@ -10,11 +10,11 @@ from onlyif_jax.analysis import (
   html_errors,
   html_parts,
   html_tuned,
+  pooled,
   results,
   scoreboard,
   table,
   targets,
-  tuned_evidence,
 )
 from onlyif_jax.analysis.html_parts import text
 from onlyif_jax.analysis.results import Analysis
@@ -32,8 +32,8 @@ def page(
 
   comparison: tables that compare the runs, shown before everything else.
   """
-  judged = [tuned_evidence.of(run) for run in runs]
-  board = scoreboard.judge(judged, labels)
+  judged, names = pooled.every(runs, labels)
+  board = scoreboard.judge(judged, names)
   title = ', '.join(labels)
   body = [f'<h1>{text(title)}</h1>', f'<p class="coverage">{text(board.text())}</p>']
   body += [html_parts.grid(one) for one in comparison]

@@ -4,7 +4,7 @@ The curve has rows with one total whose first source is replaced by the second; 
 sweet spot is the top of a parabola (sweetspot.py).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -122,24 +122,26 @@ def _solved(
 ) -> list[np.ndarray] | None:
   """For each benchmark the scores [seeds, K, problems], mean over its suites.
 
-  None where problems are not told, or rows have not the same seeds.
+  Of the seeds that every row has on every benchmark; None where there are none, or
+  problems are not told.
   """
-  out = []
+  found: list[dict[str, list[np.ndarray]]] = []
   for benchmark in dict.fromkeys(m[0] for m in measures):
     suites = [m for m in measures if m[0] == benchmark]
     per_seed: dict[str, list[np.ndarray]] = {}
     for key in keys:
       for seed in view.of(plan.rows[key], suites[0]):
-        found = [view.of(plan.rows[key], m).get(seed) for m in suites]
-        told = [one.problems for one in found if one is not None and one.problems]
+        own = [view.of(plan.rows[key], m).get(seed) for m in suites]
+        told = [one.problems for one in own if one is not None and one.problems]
         if len(told) == len(suites):
           scores = np.mean([[one[p] for p in told[0]] for one in told], axis=0)
           per_seed.setdefault(seed, []).append(scores)
-    whole = [rows for rows in per_seed.values() if len(rows) == len(keys)]
-    if not whole or len({len(row) for rows in whole for row in rows}) > 1:
+    whole = {seed: rows for seed, rows in per_seed.items() if len(rows) == len(keys)}
+    if len({len(row) for rows in whole.values() for row in rows}) != 1:
       return None
-    out.append(np.array(whole))
-  return out
+    found.append(whole)
+  seeds = sorted(set.intersection(*map(set, found)))
+  return [np.array([one[s] for s in seeds]) for one in found] if seeds else None
 
 
 def _papers(
@@ -149,9 +151,8 @@ def _papers(
   blocks = [b for b in plan.blocks if b.table and keys[0] in b.keys]
   if not blocks:
     return
-  printed: Mapping[str, str] = {}
-  for block in blocks:
-    printed = {k: v for k in keys if (v := paper_tables.printed(block, k, name))}
+  (block,) = blocks  # a block has all rows of one total, as the curve's are
+  printed = {k: v for k in keys if (v := paper_tables.printed(block, k, name))}
   if len(printed) < sweetspot.MIN_SHARES:
     return
   shares = tuple(_share(k) for k in printed)

@@ -44,6 +44,20 @@ class Gap(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
+class SeedTest:
+  """McNemar's exact test of one seed of a row against the same seed of another.
+
+  only_a, only_b: problems that one alone solves. holm: its p-value after Holm over all
+  rows and seeds that were tested together.
+  """
+
+  seed: str
+  only_a: int
+  only_b: int
+  holm: float
+
+
+@dataclasses.dataclass(frozen=True)
 class Scores:
   """Scores of rows under one version of every benchmark; label tells it."""
 
@@ -123,6 +137,27 @@ class Scores:
     low, high = math.hypot(ends[0], runs), math.hypot(ends[1], runs)
     return Gap(value, value - low, value + high)
 
+  def tests(
+    self, pairs: Sequence[tuple[str, str]], measure: Measure
+  ) -> dict[tuple[str, str], tuple[SeedTest, ...]]:
+    """Pairs of rows -> the tests of the seeds that both have; Holm over them all.
+
+    Without pairs whose problems have no single answers, right or wrong, by seed.
+    """
+    found = []
+    for pair in dict.fromkeys(pairs):
+      a, b = (self.of(row, measure) for row in pair)
+      for seed in (s for s in a if s in b):
+        told = a[seed].problems, b[seed].problems
+        if all(len(t) > 1 and set(t.values()) <= {0.0, 1.0} for t in told):
+          found.append((pair, seed, paired.mcnemar(*paired.aligned(*told))))
+    out: dict[tuple[str, str], tuple[SeedTest, ...]] = {}
+    corrected = paired.holm([test.p for *_, test in found])
+    for (pair, seed, test), p in zip(found, corrected, strict=True):
+      own = SeedTest(seed, test.only_a, test.only_b, p)
+      out[pair] = (*out.get(pair, ()), own)
+    return out
+
   def problems(self, row: str, measure: Measure) -> dict[str, float] | None:
     """Problem -> share that was right, mean over seeds; None where it is not told."""
     own = [s.problems for s in self.of(row, measure).values()]
@@ -178,6 +213,15 @@ class Scores:
     counts = [len(self.by_seed(row, measures)) for row in (a, b)]
     spread = math.sqrt(squares / freedom * sum(1 / n for n in counts))
     return float(special.stdtrit(freedom, 0.975)) * spread
+
+
+def tests_text(tests: Sequence[SeedTest]) -> str:
+  """'5 : 2 (0.3)', problems of b alone, of a alone and Holm's p; of each seed."""
+  many = len(tests) > 1
+  return '; '.join(
+    f'{f"seed {t.seed}: " if many else ""}{t.only_b} : {t.only_a} ({t.holm:.2g})'
+    for t in tests
+  )
 
 
 def views(scores: Sequence[Score]) -> list[Scores]:

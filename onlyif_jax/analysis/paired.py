@@ -2,9 +2,8 @@
 
 Most gaps of the papers' Table 1 are one to five of 164 problems. So: the difference of
 means with a paired bootstrap interval over problems, McNemar's exact test, Holm's
-correction over the rows of a table, and, where several subsets were drawn and several
-seeds trained, how much of the spread is the draw's and how much the seed's. Numpy and
-scipy only.
+correction over the rows and seeds of a table, and, where several seeds were trained,
+how much of the spread is theirs and how much that of the rows. Numpy and scipy only.
 """
 
 import csv
@@ -42,83 +41,17 @@ class McNemar:
 
 @dataclasses.dataclass(frozen=True)
 class Components:
-  """Standard deviations of a score: of subset draws, and of seeds on one subset.
+  """Standard deviations of a score: between groups, and of runs inside one.
 
-  draw is None without a second draw, seed without a second seed on a draw.
+  between is None for one group, inside without a second run in any. Of a table of
+  mixtures a group is a mixture, and its runs are the seeds.
   """
 
   mean: float
-  draw: float | None
-  seed: float | None
-  draws: int
+  between: float | None
+  inside: float | None
+  groups: int
   runs: int
-
-  @property
-  def single(self) -> float | None:
-    """Standard deviation of one run's score over draws and seeds."""
-    known = [x for x in (self.draw, self.seed) if x is not None]
-    return math.hypot(*known) if known else None
-
-
-@dataclasses.dataclass(frozen=True)
-class Comparison:
-  """One row of a table: a model b against a baseline a."""
-
-  name: str
-  difference: Difference
-  mcnemar: McNemar
-  holm: float  # McNemar's p-value, corrected for the table's rows
-  runs: Components | None = None  # of single runs, where several were trained
-
-  @property
-  def within_noise(self) -> bool:
-    """Whether the difference is less than its noise: of problems or of runs."""
-    d = self.difference
-    return d.low <= 0 <= d.high or self.holm > 1 - LEVEL or self._within_runs
-
-  @property
-  def _within_runs(self) -> bool:
-    single = self.runs.single if self.runs else None
-    return single is not None and abs(self.difference.value) < 1.96 * 2**0.5 * single
-
-  def sentence(self) -> str:
-    """What may be said of the row, in points of per cent and in problems."""
-    d, m = self.difference, self.mcnemar
-    n = m.only_b - m.only_a
-    text = (
-      f'{self.name}: {_points(d.value)} points [{_points(d.low)}, {_points(d.high)}], '
-      f'{n:+d} of {d.problems} problems ({m.only_b} solved by it alone, {m.only_a} by '
-      f'the baseline alone; exact McNemar p = {m.p:.2g}, {self.holm:.2g} after Holm)'
-    )
-    if not self.within_noise:
-      return f'{text}: more than its noise.'
-    if self._within_runs and self.runs:
-      points = 100 * (self.runs.single or 0.0)
-      return (
-        f'{text}: less than its noise; two runs that differ in nothing but '
-        f'{_sources(self.runs)} differ by as much (standard deviation {points:.1f}).'
-      )
-    return f'{text}: less than its noise.'
-
-
-def _points(share: float) -> str:
-  return f'{round(100 * share, 1) + 0.0:+.1f}'  # no -0.0
-
-
-def _sources(runs: Components) -> str:
-  names = {'subset draw': runs.draw, 'training seed': runs.seed}
-  return ' and '.join(name for name, value in names.items() if value is not None)
-
-
-def bootstrap(
-  a: np.ndarray, b: np.ndarray, *, draws: int = DRAWS, seed: int = 0
-) -> Difference:
-  """The difference of means, by resampling problems; a, b: scores by problem, (N,).
-
-  The interval is of percentiles, widened by sqrt(N / (N - 1)) as few problems need.
-  """
-  a, b = _paired(a, b)
-  return stratified([b - a], draws=draws, seed=seed)
 
 
 def stratified(
@@ -131,7 +64,8 @@ def stratified(
   """The weighted mean of several benchmarks' mean gaps, by resampling inside each.
 
   gaps: b less a by problem, one array a benchmark; weights: with sum 1, by default
-  equal. The interval is widened as that of `bootstrap`.
+  equal. The interval is of percentiles, widened by sqrt(N / (N - 1)) as few problems
+  need.
   """
   weights = [1 / len(gaps)] * len(gaps) if weights is None else weights
   rng = np.random.default_rng(seed)
@@ -179,48 +113,31 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def components(scores: Mapping[tuple[str, str], float]) -> Components:
-  """Spread of a score over (draw, seed), by analysis of variance.
+  """Spread of a score over (group, run), by analysis of variance.
 
-  Seeds are nested in draws, which may have different numbers of them. A negative
-  estimate of the draw's part is zero.
+  Runs are nested in groups, which may have different numbers of them. A negative
+  estimate of the part between groups is zero.
   """
   groups: dict[str, list[float]] = {}
-  for (draw, _), value in scores.items():
-    groups.setdefault(draw, []).append(value)
+  for (group, _), value in scores.items():
+    groups.setdefault(group, []).append(value)
   if not groups:
     raise ValueError('no scores; give at least one run')
   sizes = np.array([len(g) for g in groups.values()])
   means = np.array([np.mean(g) for g in groups.values()])
   runs, k = int(sizes.sum()), len(groups)
   mean = float((sizes * means).sum() / runs)
-  inside = sum(float(((np.array(g) - np.mean(g)) ** 2).sum()) for g in groups.values())
-  within = inside / (runs - k) if runs > k else None
+  squares = sum(float(((np.array(g) - np.mean(g)) ** 2).sum()) for g in groups.values())
+  within = squares / (runs - k) if runs > k else None
   if k == 1:
-    draw = None
+    between = None
   else:
-    between = float((sizes * (means - mean) ** 2).sum()) / (k - 1)
-    # With equal sizes this is their size; with one seed each, draw holds both parts.
+    spread = float((sizes * (means - mean) ** 2).sum()) / (k - 1)
+    # With equal sizes this is their size; with one run each, it holds both parts.
     each = (runs - float((sizes**2).sum()) / runs) / (k - 1)
-    draw = math.sqrt(max(0.0, (between - (within or 0.0)) / each))
-  seed = None if within is None else math.sqrt(within)
-  return Components(mean, draw, seed, k, runs)
-
-
-def compare(
-  baseline: np.ndarray,
-  others: Mapping[str, np.ndarray],
-  runs: Components | None = None,
-) -> list[Comparison]:
-  """A table's rows against its baseline: 0 or 1 by problem; Holm over the rows.
-
-  runs: the spread of single runs, where it was measured.
-  """
-  tests = [mcnemar(baseline, b) for b in others.values()]
-  corrected = holm([t.p for t in tests])
-  return [
-    Comparison(name, bootstrap(baseline, b), test, p, runs)
-    for (name, b), test, p in zip(others.items(), tests, corrected, strict=True)
-  ]
+    between = math.sqrt(max(0.0, (spread - (within or 0.0)) / each))
+  inside = None if within is None else math.sqrt(within)
+  return Components(mean, between, inside, k, runs)
 
 
 def solved(path: str | os.PathLike, column: str) -> dict[str, float]:

@@ -22,9 +22,11 @@ NOISE = '≈'  # a difference that is less than its noise
 PAPER, HERE = 'paper', 'here'
 # Averages that the tables print in few rows.
 CODE_MEANS = {'Avg(Base)': ('HE', 'MBPP'), 'Avg(+)': ('HE+', 'MBPP+')}
+HOLM = 'p of McNemar after Holm over rows and seeds'
 WORDS = (
-  f'{NOISE}: less than its noise. Intervals hold 95 % of resampled problems (the same '
-  'for both rows) and, where rows have several seeds, the spread of single runs.'
+  f'{NOISE}: less than its noise, as its interval holds 0. Intervals hold 95 % of '
+  'resampled problems (the same for both rows) and, where rows have several seeds, the '
+  'spread of single runs; they are of single rows, not corrected for their number.'
 )
 
 
@@ -68,9 +70,13 @@ def scores(run: Tuned) -> list[Scores]:
 
 def rows(run: Tuned) -> dict[str, str]:
   """Thousands of each source, '18/2/0', -> the row's name, in the config's order."""
-  c = run.config
-  names = [text.partition('=')[0] for text in c['mixture']['sources']]
   known = {r.mixture: r.row for r in run.results if r.mixture}
+  return {key: known[text] for text, key in keys(run).items() if text in known}
+
+
+def keys(run: Tuned) -> dict[str, str]:
+  """A mixture as the config has it, 'oss=18000,alpaca=2000' -> '18/2/0'."""
+  c, names = run.config, _sources(run)
   printed = {
     of_thousands(names, key, c['thousand']): key
     for block in _spec(run).get('blocks', ())
@@ -81,9 +87,7 @@ def rows(run: Tuned) -> dict[str, str]:
     counts = dict(word.strip().split('=') for word in text.split(','))
     parts = (Fraction(counts.get(name, '0')) for name in names)
     scale = 1 if c['mixture']['budget'] else c['thousand']
-    key = printed.get(text) or '/'.join(f'{float(p / scale):g}' for p in parts)
-    if text in known:
-      out[key] = known[text]
+    out[text] = printed.get(text) or '/'.join(f'{float(p / scale):g}' for p in parts)
   return out
 
 
@@ -110,12 +114,33 @@ def notes(run: Tuned, views: Sequence[Scores]) -> list[str]:
       f'Scored under several versions: {"; ".join(v.label for v in views)}; the papers '
       'do not say which is theirs.'
     )
+  out += [text for view in views if (text := _between_seeds(plan, view))]
   named = {c: None for block in plan.blocks for c in _caveats(block)}
   return [*out, *(f'[{name}] {targets.caveat(name)}' for name in named)]
 
 
+def _between_seeds(plan: Layout, view: Scores) -> str:
+  """How far seeds of one mixture lie apart; '' where none has two."""
+  scores = {
+    (key, seed): value
+    for key, row in plan.rows.items()
+    for seed, value in view.by_seed(row, plan.columns[plan.average]).items()
+  }
+  found = paired.components(scores) if scores else None
+  if found is None or found.inside is None:
+    return ''
+  text = (
+    f'{plan.average}{f", {view.label}" if view.label else ""}: seeds of one mixture, '
+    f'asked the same problems, have a standard deviation of {100 * found.inside:.1f} '
+    f'points ({found.runs} runs of {found.groups} mixtures)'
+  )
+  if found.between is not None:
+    text += f'; mixtures differ by {100 * found.between:.1f} beyond that'
+  return f'{text}.'
+
+
 def details(run: Tuned, views: Sequence[Scores]) -> list[Grid]:
-  """Rows against their baseline problem by problem: McNemar, Holm over the rows."""
+  """Rows against their baseline problem by problem: McNemar of each seed."""
   out = []
   plan = layout(run, views) if views else None
   for view in views:
@@ -295,33 +320,23 @@ def _pairs(plan: Layout, block: Block, view: Scores) -> Grid | None:
   against = next(iter(block.gains.values()), block.keys[0])
   if against not in plan.rows:
     return None
-  columns: dict[str, dict[str, paired.Comparison]] = {}
-  for name, measures in plan.columns.items():
-    base = view.problems(plan.rows[against], measures[0])
-    if len(measures) > 1 or base is None or not set(base.values()) <= {0.0, 1.0}:
-      continue
-    others = {}
-    for key in block.keys:
-      own = view.problems(plan.rows.get(key, ''), measures[0])
-      if key != against and own and set(own.values()) <= {0.0, 1.0}:
-        first, others[key] = paired.aligned(base, own)
-    if others and len(base) > 1:
-      first = paired.aligned(base, base)[0]
-      found = paired.compare(first, others)
-      columns[name] = {one.name: one for one in found}
+  pairs = {
+    key: (plan.rows[against], plan.rows[key])
+    for key in block.keys
+    if key != against and key in plan.rows
+  }
+  columns = {
+    name: tests
+    for name, measures in plan.columns.items()
+    if len(measures) == 1 and (tests := view.tests(list(pairs.values()), measures[0]))
+  }
   if not columns:
     return None
   lines = []
-  for key in block.keys:
-    own = [columns[name].get(key) for name in columns]
-    if any(own):
-      lines.append((_label(block, key), *map(_pair, own)))
+  for key, pair in pairs.items():
+    cells = [mixture_scores.tests_text(own.get(pair, ())) for own in columns.values()]
+    if any(cells):
+      lines.append((_label(block, key), *cells))
   where = f', {view.label}' if view.label else ''
-  title = f'Solved by it alone : by {against} alone{where} (p of McNemar after Holm)'
+  title = f'Solved by it alone : by {against} alone{where} ({HOLM})'
   return Grid(title, (plan.rows_are, *columns), tuple(lines))
-
-
-def _pair(one: paired.Comparison | None) -> str:
-  if one is None:
-    return ''
-  return f'{one.mcnemar.only_b} : {one.mcnemar.only_a} ({one.holm:.2g})'

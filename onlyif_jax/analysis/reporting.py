@@ -10,11 +10,11 @@ from onlyif_jax.analysis import (
   compare_tuned,
   figures,
   html,
+  pooled,
   results,
   scoreboard,
   table,
   tuned,
-  tuned_evidence,
 )
 from onlyif_jax.analysis.results import Analysis
 from onlyif_jax.analysis.tuned import Tuned
@@ -135,7 +135,7 @@ def _place(run: Run) -> Path:
 
 
 def _write_page(runs: Sequence[Run], names, out: Path, anonymous: bool) -> None:
-  board = scoreboard.judge([tuned_evidence.of(run) for run in runs], names)
+  board = scoreboard.judge(*pooled.every(runs, names))
   text = json.dumps(board.to_json(), indent=1, allow_nan=False)
   try:
     (out / 'scoreboard.json').write_text(text + '\n')

@@ -2,7 +2,7 @@
 
 For symbolic tasks, whose shares span decades, it is one in the logarithm of the share,
 with an interval over seeds; for mixtures of text, which begin at share 0, one in the
-share itself, with an interval over problems and seeds.
+share itself, with an interval over problems and, of several, over seeds.
 """
 
 import dataclasses
@@ -65,8 +65,9 @@ class MixtureSpot:
   """The share at which a mixture's score is highest, and how sure that is.
 
   share: the top of the parabola; None, with a reason, where it has none between the
-  ends. low, high: 95 % of resamples have their best share within the ends there, tops
-  or ends; None without problems to resample. inside: resamples with a top in between.
+  ends. low, high: its 95 % interval, within the ends; None without problems to
+  resample. inside: resamples of problems with a top in between. seeds: of the curve; 0
+  for printed values.
   """
 
   share: float | None
@@ -74,14 +75,16 @@ class MixtureSpot:
   high: float | None
   inside: float | None
   reason: str = ''
+  seeds: int = 0
 
   def text(self) -> str:
     """'11 % [4, 18]', or why there is none."""
     ends = ''
     if self.low is not None and self.high is not None:
       ends = f' [{100 * self.low:.0f}, {100 * self.high:.0f}]'
+      ends += ' over problems alone, of one seed' if self.seeds == 1 else ''
     if self.share is None:
-      return f'none: {self.reason}{f"; 95 % of resamples{ends}" if ends else ""}'
+      return f'none: {self.reason}{f"; 95 %{ends}" if ends else ""}'
     text = f'{100 * self.share:.0f} %{ends}'
     if self.inside is not None and self.inside < 0.95:
       text += f'; no top between the ends in {1 - self.inside:.0%} of resamples'
@@ -97,19 +100,39 @@ def mixture_spot(
 ) -> MixtureSpot:
   """The best share of a curve of scores.
 
-  shares: K of them. solved: for each benchmark the scores [seeds, K, problems]; the
-  curve is the mean over benchmarks. Every resample takes the same problems, and the
-  same seeds, for all shares: they are paired.
+  shares: K of them. solved: for each benchmark the scores [seeds, K, problems], of the
+  same seeds; the curve is the mean over benchmarks. Every resample takes the same
+  problems for all shares and seeds: they are paired. Seeds are too few to resample:
+  Student's t over their own best shares widens the interval.
   """
   rng = np.random.default_rng(seed)
-  curve_K = np.mean([own.mean(axis=(0, 2)) for own in solved], axis=0)
+  x_K = np.asarray(shares)
+  each_SK = np.mean([own.mean(axis=2) for own in solved], axis=0)
   drawn_DK = np.zeros((draws, len(shares)))
   for own in solved:
-    seeds, _, problems = own.shape
-    s_DS = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=draws) / seeds
+    problems = own.shape[2]
     p_DP = rng.multinomial(problems, np.full(problems, 1 / problems), size=draws)
-    drawn_DK += np.einsum('ds,skp,dp->dk', s_DS, own, p_DP / problems, optimize=True)
-  return _spot(np.asarray(shares), curve_K, drawn_DK / len(solved))
+    drawn_DK += (p_DP / problems) @ own.mean(axis=0).T
+  spot = _spot(x_K, each_SK.mean(axis=0), drawn_DK / len(solved))
+  return _over_seeds(spot, x_K, each_SK)
+
+
+def _over_seeds(spot: MixtureSpot, x_K: np.ndarray, each_SK: np.ndarray) -> MixtureSpot:
+  """The spot with its interval widened by the spread of the seeds' best shares."""
+  seeds = len(each_SK)
+  spot = dataclasses.replace(spot, seeds=seeds)
+  if spot.low is None or spot.high is None or seeds < 2:
+    return spot
+  from scipy import special  # slow to load
+
+  (middle,), _ = _parabolas(x_K, each_SK.mean(axis=0)[None, :])
+  best_S, _ = _parabolas(x_K, each_SK)
+  quantile = float(special.stdtrit(seeds - 1, 0.975))
+  reach = quantile * float(np.std(best_S, ddof=1)) / math.sqrt(seeds)
+  low = middle - math.hypot(middle - spot.low, reach)
+  high = middle + math.hypot(spot.high - middle, reach)
+  low, high = max(low, float(x_K.min())), min(high, float(x_K.max()))
+  return dataclasses.replace(spot, low=float(low), high=float(high))
 
 
 def printed_spot(

@@ -18,6 +18,8 @@ from typing import Any
 
 import yaml
 
+from onlyif_jax.analysis.selector import matches
+
 STATES = {
   'given': 'given',
   'axis': 'read from an axis',

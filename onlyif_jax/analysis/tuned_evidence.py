@@ -1,9 +1,10 @@
 """A fine-tuning run as the scoreboard sees it: its results under the targets' names.
 
 Symbolic tasks: examples are counted in the papers' number of them, so that half of a
-smaller run's is the half; a run of algebra has one depth, which is its slice. Mixtures:
-a row for every printed column of benchmarks, by the thousands of each source. Two
-models that were scored on the same problems are compared problem by problem.
+smaller run's is the half; a run of algebra has one depth, which is its slice, and one
+share of diverse rules (pooled.py judges several together). Mixtures: a row for every
+printed column of benchmarks, by the thousands of each source, and for how they cover the
+tests. Two models that were scored on the same problems are compared problem by problem.
 """
 
 import dataclasses
@@ -23,6 +24,7 @@ from onlyif_jax.analysis.tuned import Result, Tuned
 
 PAPERS_SIZE = '7b'
 DEPTHS = (3, 4)  # of the papers' algebra; another one stands for the first
+COVER = 'knn_cover'  # share of test prompts near a row of the mixture
 _THOUSANDS = 50  # of the papers' examples of algebra
 
 
@@ -35,11 +37,15 @@ def of(run: Analysis | Tuned) -> Evidence:
   settings = config_lib.flatten(run.config) | known
   if run.symbolic:
     return TunedEvidence(*told, settings, tuple(_symbolic(run)))
-  views = paper_tables.scores(run)
+  views, covers = paper_tables.scores(run), tuple(_covers(run))
   plan = paper_tables.layout(run, views) if views else None
   if plan is None or not _places(plan):
-    return TunedEvidence(*told, settings, ())
-  rows = tuple(_mixtures(run, plan, views))
+    return TunedEvidence(*told, settings, covers)
+  # What the scores tell, since benchmarks may be run by another protocol later.
+  asked = {s.origin.get('protocol') for v in views for s in v.scores} - {None}
+  if asked:
+    settings |= {'benchmarks.protocol': ', '.join(sorted(map(str, asked)))}
+  rows = (*_mixtures(run, plan, views), *covers)
   return TunedEvidence(*told, settings, rows, plan, tuple(views))
 
 
@@ -72,9 +78,13 @@ class TunedEvidence:
 
     Where no row has a second seed, that spread is assumed, as everywhere.
     """
+    first, second = next(iter(a.values())), next(iter(b.values()))
+    if first.metric == COVER:
+      # There is one draw; the prompts that are covered are not told one by one.
+      half = spread.NORMAL * math.hypot(*map(spread.row_noise, (first, second)))
+      return Mean(first.value - second.value, half, 1)
     if self.plan is None:
       return spread.difference(a, b)
-    first, second = next(iter(a.values())), next(iter(b.values()))
     measures = _measures(self.plan)[first.slice]
     view = next(
       v for v in self.views if _version(v, self.views, measures) == _of(first)
@@ -177,6 +187,19 @@ def _mixtures(run: Tuned, plan: Layout, views: Sequence[Scores]) -> Iterator[Row
           )
           error = view.error(row, seed, measures)
           yield _row(run, own, {'data.mixture': key, **swept}, rule_se=error)
+
+
+def _covers(run: Tuned) -> Iterator[Row]:
+  """For each mixture and set of test prompts the share of these that it covers."""
+  found = tuned.read_json(run.path / 'mixture' / 'diversity.json')
+  keys = paper_tables.keys(run)
+  for mixture in found.get('mixtures', ()):
+    key = keys.get(mixture['rows'])
+    for name, share in mixture['cover'].items() if key else ():
+      count = found['tests'][name]['prompts']
+      place = ('test', f'cover={name}', COVER)
+      own = Result(f'{key}-s0', '0', 0, '', str(key), *place, share * count, count)
+      yield _row(run, own, {'data.mixture': key})
 
 
 def _places(plan: Layout) -> dict[str, tuple[str, str, str]]:
