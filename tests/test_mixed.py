@@ -138,3 +138,41 @@ def test_weights_are_read_anew_for_every_row(whole):
   kept = jax.device_get(one)
   jax.tree.map(lambda x: x.delete(), one)
   jax.tree.map(np.testing.assert_array_equal, kept, jax.device_get(base.params()))
+
+
+@pytest.mark.slow
+def test_a_run_on_a_mesh_has_the_losses_of_one_device(whole, tmp_path):
+  """Weights split two ways and the batch with them: read, trained, resumed, judged."""
+  folder, path = whole
+  c = config(folder, scratch__width=16, tune__save_every=2)
+  c.devices.update(fsdp=2, tensor=2)
+  c.base.directory = str(path / 'base')
+  tuning = tuning_config.freeze(c)
+
+  class StopOnce:
+    """A signal within the first row, after a checkpoint."""
+
+    looks = 2
+
+    @property
+    def number(self):
+      self.looks -= 1
+      return 15 if self.looks < 0 else 0
+
+  assert not run.TuningRun(tuning, tmp_path / 'run', StopOnce()).train()
+  again = run.TuningRun(tuning, tmp_path / 'run')
+  assert again.mesh.size == 4
+  assert again.train()
+  found, wanted = (
+    [
+      json.loads(line)['loss']
+      for line in (p / 'metrics.jsonl').read_text().splitlines()
+    ]
+    for p in (tmp_path / 'run', path)
+  )
+  np.testing.assert_allclose(found, wanted, rtol=1e-4)
+  a, b = (
+    [float(line.rsplit(',', 1)[1]) for line in file.read_text().splitlines()[1:]]
+    for file in (tmp_path / 'run' / 'results.csv', path / 'results.csv')
+  )
+  np.testing.assert_allclose(a, b, rtol=1e-3)
