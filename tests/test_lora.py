@@ -243,7 +243,7 @@ def test_adapters_come_back_from_a_peft_directory(tmp_path):
   assert settings == LORA
   jax.tree.map(np.testing.assert_array_equal, back, own)
   attached = adapters.attach(CONFIG, params(), tmp_path / 'a', digest='d')
-  np.testing.assert_allclose(logits(attached), logits(parts, own), atol=1e-6)
+  np.testing.assert_allclose(logits(attached), logits(parts, own), atol=5e-6)
   merged = plain(adapters.merge(CONFIG, params(), tmp_path / 'a'))
   np.testing.assert_allclose(merged, logits(parts, own), atol=2e-5)
 
