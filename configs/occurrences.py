@@ -17,9 +17,9 @@ into .94. `full`: |x| = 8 and 200 letters, ours, as twenty x must fit.
 `cpu` (an analogue): three letters per pattern, 30 letters, tested on 1 to 8; 4 of the 9
 rows, 2 of the 4 counts, 2 seeds.
 
-Measured (`cpu`, 1 seed, 8 min, 13.6 min of CPU time): at I = 1,000 .10 .39 .30 trained
-on 1, 4, 8 and .42 on 1|4|8, each tested on 1 to 8; at I = 300 all at most .01. Seen
-rules .61 to .95: three passes do not fit the mix. `full`: not run.
+Measured (`cpu`, 2 seeds, 29 min of CPU time): at I = 1,000 .06 .29 .38 trained on 1, 4,
+8 and .32 on 1|4|8, each tested on 1 to 8; at I = 300 all at most .06. Seen rules .58 to
+.95: three passes do not fit the mix. `full`: not run.
 """
 
 from onlyif_jax import presets
