@@ -24,13 +24,17 @@ from onlyif_jax.corpora.mixture_settings import MixtureSettings, largest_remaind
 
 
 def write(settings: MixtureSettings, directory) -> list[Grid]:
+  """`write_pool` of what the settings name; ConfigError for files that cannot be used."""
+  return write_pool(manifest.gather(settings), directory)
+
+
+def write_pool(pool: Pool, directory, tokenizer: str = '') -> list[Grid]:
   """Writes the manifest, diversity.json and map.png; the tables that tell of them.
 
-  Raises ConfigError where files cannot be used or a source has too few rows.
+  tokenizer: as of `manifest.write`. Raises ConfigError where a source has too few rows.
   """
-  pool = manifest.gather(settings)
   found = measure(pool)
-  told = manifest.write(pool, directory)
+  told = manifest.write(pool, directory, tokenizer)
   folder = Path(directory)
   (folder / 'diversity.json').write_text(json.dumps(found, indent=1) + '\n')
   draw(pool, found, folder / 'map.png')

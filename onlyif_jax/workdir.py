@@ -51,6 +51,17 @@ _TABLES = {
 TIMING_COLUMNS = ('stack', 'what', 'step', 'seconds', 'examples_per_s')
 
 
+def read_object(file: Path) -> dict[str, Any]:
+  """The JSON object of a file; raises ConfigError."""
+  try:
+    found = json.loads(file.read_text())
+  except (OSError, ValueError) as e:
+    raise ConfigError(f'{file} cannot be read: {e}') from None
+  if not isinstance(found, dict):
+    raise ConfigError(f'{file} holds no object')
+  return found
+
+
 class Workdir:
   """One run's directory. Paths inside it are relative, so it can be moved.
 

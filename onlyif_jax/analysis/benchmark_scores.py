@@ -4,7 +4,6 @@
 problems.csv, and for any other a file <benchmark>.json. <row> is a name of results.csv.
 """
 
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple
 
 from onlyif_jax.analysis import paired
 from onlyif_jax.config import ConfigError
+from onlyif_jax.workdir import read_object
 
 FOLDER = 'benchmarks'
 SUITES = ('base', 'plus')
@@ -67,7 +67,7 @@ def read(workdir: Path) -> list[Score]:
 
 
 def _code(file: Path, row: str, seed: str) -> Iterator[Score]:
-  told = _json(file)
+  told = read_object(file)
   try:
     version, shares = str(told['problems']), dict(told['pass_at'])
     values = {suite: float(shares[suite]['1']) for suite in SUITES if suite in shares}
@@ -91,7 +91,7 @@ def _code(file: Path, row: str, seed: str) -> Iterator[Score]:
 
 
 def _other(file: Path, row: str, seed: str) -> Score:
-  told = _json(file)
+  told = read_object(file)
   try:
     scores, quoted = told['scores'], [told['metric']]
     for names in _STRICT:
@@ -118,13 +118,3 @@ def _error(score: Mapping[str, float]) -> float:
   if 'low' not in score or 'high' not in score:
     return math.nan
   return (float(score['high']) - float(score['low'])) / (2 * 1.96)
-
-
-def _json(file: Path) -> dict[str, Any]:
-  try:
-    told = json.loads(file.read_text())
-  except (OSError, ValueError) as e:
-    raise ConfigError(f'{file} cannot be read: {e}') from None
-  if not isinstance(told, dict):
-    raise ConfigError(f'{file} holds no object')
-  return told

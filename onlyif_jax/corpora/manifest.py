@@ -169,15 +169,21 @@ def read_prompts(file: TestFile) -> list[TestPrompt]:
   return out
 
 
-def tokens(pool: Pool, plans: Sequence[Plan]) -> list[dict[str, int]] | None:
-  """Tokens per source of every mixture, all turns, no template; None: no tokenizer."""
-  if not pool.settings.tokenizer:
+def tokens(
+  pool: Pool, plans: Sequence[Plan], tokenizer: str = ''
+) -> list[dict[str, int]] | None:
+  """Tokens per source of every mixture, all turns, no template; None: no tokenizer.
+
+  tokenizer: the directory of one, where the settings name none.
+  """
+  named = pool.settings.tokenizer or tokenizer
+  if not named:
     return None
   from onlyif_jax.corpora.tokenizer import load_tokenizer
 
-  tokenizer = load_tokenizer(pool.settings.tokenizer)
+  counter = load_tokenizer(named)
   lengths = {
-    where: sum(len(tokenizer.encode(turn.text)) for turn in pool.row(where).turns)
+    where: sum(len(counter.encode(turn.text)) for turn in pool.row(where).turns)
     for where in mixture.chosen(plans)
   }
   out = []
@@ -189,14 +195,18 @@ def tokens(pool: Pool, plans: Sequence[Plan]) -> list[dict[str, int]] | None:
   return out
 
 
-def write(pool: Pool, directory) -> dict[str, Any]:
-  """Writes the manifest's files into a directory, replacing; its manifest.json."""
+def write(pool: Pool, directory, tokenizer: str = '') -> dict[str, Any]:
+  """Writes the manifest's files into a directory, replacing; its manifest.json.
+
+  tokenizer: what counts tokens where the settings name none.
+  """
   folder, settings = Path(directory), pool.settings
   plans = pool.plans  # what cannot be drawn is refused before anything is written
-  counted = tokens(pool, plans)
+  counted = tokens(pool, plans, tokenizer)
   found = {
     'seed': settings.seed,
-    'settings': dataclasses.asdict(settings),
+    'settings': dataclasses.asdict(settings)
+    | {'tokenizer': settings.tokenizer or tokenizer},
     'sources': [_told(own, pool.facts[own.name]) for own in pool.sources],
     'tests': [_tested(pool, file.name) for file in settings.test_files],
     'encoder': embeddings.identity(settings.encoder, settings.dimensions),

@@ -5,7 +5,6 @@ ones. A model is judged on rows of every source that are in no mixture of the ru
 loss of their responses says what a mixture taught beside its own benchmark.
 """
 
-import dataclasses
 import functools
 from pathlib import Path
 from typing import Any
@@ -39,9 +38,7 @@ def write(config: MixtureTuning, path: Path, base: Path) -> None:
 
   base: the model's directory, whose tokenizer counts unless the config names another.
   """
-  counted = config.mixture.tokenizer or str(base)
-  settings = dataclasses.replace(config.mixture, tokenizer=counted)
-  mixing.write(settings, path / 'mixture')
+  mixing.write_pool(pool(config.mixture), path / 'mixture', str(base))
 
 
 def base_rows(config: MixtureTuning) -> list[Row]:

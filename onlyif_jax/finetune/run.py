@@ -9,6 +9,7 @@ extend it.
 import contextlib
 import csv
 import dataclasses
+import functools
 import io
 import json
 import sys
@@ -24,6 +25,7 @@ from onlyif_jax.corpora import preview
 from onlyif_jax.corpora.tokenizer import load_tokenizer
 from onlyif_jax.evals import answering
 from onlyif_jax.evals.answering import Answerer
+from onlyif_jax.evals.jobs import Job
 from onlyif_jax.finetune import answers, loop, mixed, symbolic, tuning_config
 from onlyif_jax.finetune import base as base_lib
 from onlyif_jax.finetune import rows as rows_lib
@@ -136,7 +138,7 @@ class TuningRun:
       print(f'already done: the results of all {len(self.rows)} rows')
       return True
     self.workdir.create()
-    self._check_benchmarks()
+    _ = self._jobs  # benchmarks that cannot be run are refused before all else
     base = self.base()
     lora.check(self.tuning.lora, self.tuning.base.quantize, base.config)
     self._certify(base)
@@ -227,7 +229,7 @@ class TuningRun:
 
   def _benchmark(self, row: TuningRow, base: Base, parts: Parts) -> None:
     """Runs the config's benchmarks on a model, into benchmarks/<row>."""
-    if isinstance(self.tuning, SymbolicTuning) or not self.tuning.benchmarks.names:
+    if not self._jobs:
       return
     settings = self._benchmark_settings(base.directory, row)
     answerer = Answerer(
@@ -239,13 +241,15 @@ class TuningRun:
       seed=row.seed,
     )
     told = {'model': row.name, 'model_sha256': base.digest, 'run': self.tuning.name}
-    benchmarking.execute(settings, benchmarking.plan(settings), answerer, told)
+    benchmarking.execute(settings, self._jobs, answerer, told)
 
-  def _check_benchmarks(self) -> None:
-    """Raises ConfigError for benchmarks that cannot be run, before all else."""
-    if isinstance(self.tuning, MixtureTuning) and self.tuning.benchmarks.names:
-      place = Path(self.tuning.base.directory or self.workdir.file(BASE))
-      benchmarking.plan(self._benchmark_settings(place, self.rows[0]))
+  @functools.cached_property
+  def _jobs(self) -> list[Job]:
+    """The benchmarks of every row, their data read once; ConfigError."""
+    if isinstance(self.tuning, SymbolicTuning) or not self.tuning.benchmarks.names:
+      return []
+    place = Path(self.tuning.base.directory or self.workdir.file(BASE))
+    return benchmarking.plan(self._benchmark_settings(place, self.rows[0]))
 
   def _benchmark_settings(self, model: Path, row: TuningRow) -> benchmarking.Settings:
     assert isinstance(self.tuning, MixtureTuning)

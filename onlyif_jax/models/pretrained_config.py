@@ -5,7 +5,6 @@ model loads as something that it is not.
 """
 
 import dataclasses
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 from onlyif_jax.config import ConfigError
 from onlyif_jax.models.llama import DecoderConfig
 from onlyif_jax.models.rope import Rope
+from onlyif_jax.workdir import read_object
 
 _ARCHITECTURES = {
   'llama': 'LlamaForCausalLM',
@@ -101,13 +101,7 @@ def read(directory) -> DecoderConfig:
   and one whose value is not supported.
   """
   file = Path(directory) / 'config.json'
-  try:
-    given = json.loads(file.read_text())
-  except (OSError, ValueError) as error:
-    raise ConfigError(f'{file} cannot be read: {error}') from None
-  if not isinstance(given, dict):
-    raise ConfigError(f'{file} holds no object')
-  return parse(given, str(file))
+  return parse(read_object(file), str(file))
 
 
 def parse(given: dict[str, Any], where='config.json') -> DecoderConfig:
