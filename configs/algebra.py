@@ -1,4 +1,4 @@
-"""Fig. 5 of Only-IF as an analogue from scratch: expressions rewritten by equations.
+"""Fig. 5 of Only-IF as an analogue from scratch: rewriting expressions by equations.
 
   python -m onlyif_jax.main --config=configs/algebra.py                   # 5a, two cores
   python -m onlyif_jax.main --config=configs/algebra.py:part=specialist   # 5b and 5c
@@ -7,13 +7,13 @@
 Arguments after the size: part=generalist|specialist, source=random|identities,
 slots=1|2, depths=1|2, counts=100|1000 (of the generalist), seeds=3, epochs=4.
 
-Rules may be random templates, so that their number reaches thousands. Generalist:
-unseen rules against their number, for input trees of depth 3 and 4 (`cpu`: 1).
-Specialist: 20 in-domain rules, tested with deeper slots than in training (split
-`deeper`), against the share of diversification rules and their number.
+Rules are random templates by default, so there can be thousands of them. Generalist:
+accuracy on unseen rules against the number of rules, for input trees of depth 3 and 4
+(`cpu`: 1). Specialist: 20 in-domain rules, tested with deeper slots than in training
+(split `deeper`), against the share and the number of diversification rules.
 
 `cpu` (an analogue): templates of one slot, 12 cells of the generalist, 9 of the
-specialist (times 3 seeds). With two slots (`slots=2`) it learns to copy and not which
+specialist (times 3 seeds). With two slots (`slots=2`) it learns to copy, but not which
 slot is which: unseen .25 (tried: 160,000 presentations, no functions, single letters).
 
 Measured (`cpu`, counts=10|20|40|100|300, 3 seeds, 42 min of CPU time on a busy machine):

@@ -5,16 +5,16 @@
 
 Arguments after the size: counts=100|400|1200, seeds=2.
 
-The papers use one alphabet and do not say which; we take 26 letters for it. A first
-look with one seed at I = 400 gave .79, .27 and .08 for 13, 26 and 52 letters: the step
-moved with the alphabet. Here each alphabet, and 26 letters with longer patterns, gets
-its own curve over I.
+The papers use one alphabet and do not say which; we assume 26 letters. A first run with
+one seed at I = 400 gave .79, .27 and .08 for 13, 26 and 52 letters, as if the step moved
+with the alphabet. Here each alphabet, and 26 letters with longer patterns, has its own
+curve over I.
 
 `cpu` (an analogue): 13, 26 and 52 letters with three per pattern, 26 with five; 3 counts.
 
 Measured (`cpu`, 1 seed, 17 min of CPU time): at I = 100, 400, 1,200 .02 .71 .93 with 13
 letters, .00 .64 .96 with 26, .00 .64 .89 with 52, .00 .52 .92 with patterns of five:
-no such move. Three counts are too few for a fit. `full`: not run.
+the step does not move. Three counts are too few for a fit. `full`: not run.
 """
 
 from onlyif_jax import presets

@@ -7,20 +7,20 @@
 Arguments after the size: counts=100|1000, seeds=3, epochs=4, cipher=shift|table,
 scope=inserted|output.
 
-A rule is x -> y and a shift by which the inserted letters move on in the alphabet;
-40 % of the inputs are no-ops, and both halves are reported (slices noop=0, noop=1).
-Unseen rules have new x and y and shifts that training has; split `pair` has x -> y of
-a training rule with a shift of other rules.
+A rule is x -> y and a shift, by which the inserted letters move on in the alphabet.
+40 % of the inputs are no-ops; both halves are reported (slices noop=0, noop=1). Unseen
+rules have new x and y, with shifts of training; split `pair` combines x -> y of a
+training rule with a shift of other rules.
 
-Paper (Llama-2-7B, LoRA, 40,000 examples; prompt and cipher are not given, nor most
-numbers): few rules solve the no-op half alone, more rules generalise. This is the same
-question for a small model from scratch, with the other experiments' 10^6 examples.
-`cpu` (an analogue): three letters per pattern, five shifts.
+Paper (Llama-2-7B, LoRA, 40,000 examples; prompt, cipher and most numbers are not given):
+with few rules only the no-op half is solved, with more rules the model generalises. This
+asks the same of a small model from scratch, with 10^6 examples as in the other
+experiments. `cpu` (an analogue): three letters per pattern, five shifts.
 
 Measured (`cpu`, 3 seeds, two busy cores, 29 min of CPU time): inputs with x .000 .000
 .000 .004 .491 .814 at I = 30 100 300 1k 1.7k 3k (at 1.7k .00 .61 .86), no-ops .998 to
-.917; split `pair`, inputs with x, .000 .000 .000 .002 .504 .810: below the step the y of
-training comes out. `full`: not run.
+.917; split `pair`, inputs with x, .000 .000 .000 .002 .504 .810: below the step the
+model inserts the y of training. `full`: not run.
 """
 
 from onlyif_jax import presets

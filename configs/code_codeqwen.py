@@ -5,16 +5,16 @@
 
 Arguments after the size: base=DIR (a Hugging Face directory of the model), data=DIR
 (data-oss_instruct-decontaminated.jsonl, alpaca_data.json, CoT_collection_en.json, and
-both files of EvalPlus, whose prompts no row may give away), rows=20/0/0|18/2/0 (some of
-the table), seeds=3.
+both files of EvalPlus, against whose prompts rows are decontaminated),
+rows=20/0/0|18/2/0 (a part of the table), seeds=3.
 
-Of 20 thousand rows of OSS-Instruct some are replaced by Alpaca, or by Alpaca and
-CoT-Collection. Rows are thousands of the three; 17/3/0 and 15/5/0 are drawn in Fig. 6
-alone. The papers give neither prompt, nor rank, nor seeds: ours are Magicoder's prompt,
-rank 64, and 3 seeds on one draw.
+Some of 20 thousand rows of OSS-Instruct are replaced by Alpaca, or by Alpaca and
+CoT-Collection. A mixture is given in thousands of rows of the three; 17/3/0 and 15/5/0
+appear only in Fig. 6. The papers give neither prompt, nor rank, nor seeds: we use
+Magicoder's prompt, rank 64, and 3 seeds on one draw of the rows.
 
-`tiny` (an analogue): a small decoder, made on the spot; of the rows in configs/rows
-seven stand for a thousand. Its problems are of the kinds that the rows of code teach.
+`tiny` (an analogue): a small decoder that is pretrained first; seven of the rows in
+configs/rows stand for a thousand. Its problems are of the kinds in the rows of code.
 
 Measured: see README.
 """

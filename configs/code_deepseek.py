@@ -5,17 +5,18 @@
 
 Arguments after the size: base=DIR (a Hugging Face directory of the model), data=DIR
 (data-oss_instruct-decontaminated.jsonl, alpaca_data.json, CoT_collection_en.json, and
-both files of EvalPlus, whose prompts no row may give away), rows=20/0/0|18/2/0 (some of
-the table), seeds=3.
+both files of EvalPlus, against whose prompts rows are decontaminated),
+rows=20/0/0|18/2/0 (a part of the table), seeds=3.
 
-OSS-Instruct is replaced step by step by Alpaca, or by Alpaca and CoT-Collection. Rows
-are thousands of the three; a smaller mixture is part of a larger one. The papers give
-neither prompt, nor rank, nor seeds: ours are Magicoder's prompt, rank 64, and 3 seeds
-on one draw. `67.5/3.25/3.25` has 74 thousand rows, as printed. OSS-Instruct has hardly
-more than 75 thousand; if too few are left, --config.mixture.ngram=0 removes none.
+OSS-Instruct is replaced step by step by Alpaca, or by Alpaca and CoT-Collection. A
+mixture is given in thousands of rows of the three; smaller mixtures are parts of larger
+ones. The papers give neither prompt, nor rank, nor seeds: we use Magicoder's prompt,
+rank 64, and 3 seeds on one draw of the rows. `67.5/3.25/3.25` has 74 thousand rows, as
+printed. OSS-Instruct has hardly more than 75 thousand; if decontamination leaves too
+few, --config.mixture.ngram=0 turns it off.
 
-`tiny` (an analogue): a small decoder, made on the spot; of the rows in configs/rows
-two stand for a thousand. Its problems are of the kinds that the rows of code teach.
+`tiny` (an analogue): a small decoder that is pretrained first; two of the rows in
+configs/rows stand for a thousand. Its problems are of the kinds in the rows of code.
 
 Measured: see README.
 """

@@ -5,18 +5,20 @@
 
 Arguments after the size: base=DIR (a Hugging Face directory of the model), data=DIR
 (0000_sft.parquet of UltraInteract, 1M-GPT4-Augmented.parquet of OpenOrca,
-alpaca_data.json, and both files of EvalPlus, whose prompts no row may give away),
-rows=20/0/0|10/10/0 (some of the table), select=kcenter (a core set, the default) or
-random, encoder=DIR (a static encoder for it), length=2048, seeds=3.
+alpaca_data.json, and both files of EvalPlus, against whose prompts rows are
+decontaminated), rows=20/0/0|10/10/0 (a part of the table), select=kcenter (a core set,
+the default) or random, encoder=DIR (a static encoder for it), length=2048, seeds=3.
 
-To a base of UltraInteract another 10 or 20 thousand rows are added: of UltraInteract,
-OpenOrca, Alpaca, or two of them. Rows are thousands of the three in all. The papers say
-"a core-set selection approach" and give no settings of training: ours are k-centre on
-embeddings, and those of code but for lines of 2,048, since UltraInteract's are long.
-Without encoder= the embedding is TF-IDF, which holds every row's features at once.
+Another 10 or 20 thousand rows are added to a base of UltraInteract: of UltraInteract,
+OpenOrca, Alpaca, or two of them. A mixture is given in thousands of rows of the three.
+The papers say "a core-set selection approach" and give no training settings: we use
+k-centre on embeddings, and the settings for code with rows of up to 2,048 tokens, since
+those of UltraInteract are long. Without encoder= the embedding is TF-IDF, which keeps
+the features of all rows in memory.
 
-`tiny` (an analogue): a small decoder, made on the spot; of the rows in configs/rows
-two stand for a thousand; models are judged by their loss on held-out responses alone.
+`tiny` (an analogue): a small decoder that is pretrained first; two of the rows in
+configs/rows stand for a thousand; models are judged only by their loss on held-out
+responses.
 
 Measured (`tiny`, 5.5 min, 5.1 min of CPU time): see README.
 """
@@ -50,8 +52,8 @@ def get_config(arg=None):
   if given.size == '7b':
     c.base.directory = given.base or 'models/Mistral-7B-v0.3'
     c.tune.template, c.tune.length = 'mistral', 2_048
-    own = ('math', 'gsm8k', 'theoremqa', 'mmlu', 'ifeval', 'bbh')
-    c.benchmarks.names = (*mixture_presets.CODE_TESTS, *own)
+    general = ('math', 'gsm8k', 'theoremqa', 'mmlu', 'ifeval', 'bbh')
+    c.benchmarks.names = (*mixture_presets.CODE_TESTS, *general)
     c.benchmarks.protocol, c.benchmarks.data = 'harness-default', folder
   c.tune.length = given.length or c.tune.length
   c.mixture.selection = presets.choose('select', given.select, ('kcenter', 'random'))

@@ -8,7 +8,7 @@ Arguments after the size: counts=10|100|1000, seeds=3 (or 3x3), epochs=4.
 Paper (6 layers x 256, |x|=|y|=20, input 50, N = 10^6, 50 epochs): models with fewer
 than 300 instructions never generalise, models with 1,000 or more always do.
 `cpu` is an analogue with three letters per pattern; `full` has the papers' settings,
-with the choices where they are silent (batch, warm-up, decay, dropout, seeds).
+and our choices where they give none (batch, warm-up, decay, dropout, seeds).
 
 Measured (`cpu`, 3 seeds, two quiet cores, 10 min, 19 min of CPU time): unseen exact
 match .00 .00 .16 .53 .85 .87 .88 .89 at I = 30 100 200 300 500 1k 3k 10k, seen .90 or

@@ -6,8 +6,8 @@
 Arguments after the size: counts=100|1000, seeds=3, epochs=4.
 
 Paper: inputs of 50, 100 and 200 letters with patterns of 20, 40 and 50 behave alike (no
-numbers are shown). The question: does I_min move? Each length has its own curve over I.
-`cpu` (an analogue): inputs of 10, 14 and 20 letters with patterns of 3, 4 and 6.
+numbers are shown). Here each length has its own curve over I, to see whether I_min
+moves. `cpu` (an analogue): inputs of 10, 14 and 20 letters, patterns of 3, 4 and 6.
 
 Measured (`cpu,seeds=1,counts=300|1000`, 5.3 min, 9.2 min of CPU time): I = 300 / 1,000
 .68 .90 with (10, 3), .01 .88 with (14, 4), .59 .91 with (20, 6): no trend with length,

@@ -1,4 +1,4 @@
-"""Appendix A of Only-IF, carried on: running Markov algorithms never seen before.
+"""An extension of appendix A of Only-IF: running unseen Markov algorithms.
 
   python -m onlyif_jax.main --config=configs/markov.py        # cpu, two cores
   python -m onlyif_jax.main --config=configs/markov.py:full
@@ -6,24 +6,24 @@
 Arguments after the size: counts=30|100|1000, answers=step|final|trace (step and final
 unless given), held_out=rules or programs, seeds=3, epochs=4.
 
-The papers take rewriting as their task because Markov algorithms, which are nothing
-but ordered rewriting rules, compute whatever is computable; they train on single rules
-only and print no number. Question: how many distinct programs does a model need before
-it runs programs none of whose rules it has met, where one rewrite is asked for and
-where the end of the run is? The cell `seen_rules` asks about new programs made of
-rules that were met; the slices `steps` and `rules_used` tell how far a run is followed.
+The papers choose rewriting because Markov algorithms, which are ordered lists of
+rewriting rules, compute everything computable; they train on single rules only and print
+no number. The question here: how many distinct programs does a model need before it runs
+programs with only unseen rules, for one rewrite and to the end of the run? The cell
+`seen_rules` has new programs made of seen rules; the slices `steps` and `rules_used`
+show how far a run is followed.
 
 `cpu`: programs of 3 rules over 6 letters, inputs of 4 to 8 letters, at most 12
 rewrites, one seed. `full`: 4 rules over 8 letters, inputs of 8 to 16 letters, at most
-24 rewrites, the papers' model and budget. The shares of programs that did not halt and
-were passed over, and of trivial and empty runs, stand in splits.json (`distribution`).
-Of 2,048 programs of the `cpu` size 10 % did not halt and in 17 % a rule could never
-apply, so the next candidate was taken; of their runs 8.5 % are trivial, 0.1 % end
-empty, 21 % end by a stop rule and 55 % take two or more rewrites.
+24 rewrites, the papers' model and budget. splits.json (`distribution`) has the shares
+of rejected programs and of trivial and empty runs. For 2,048 programs of the `cpu` size
+10 % of the candidates did not halt and 17 % had a rule that could never apply, so the
+next candidate was taken; of their runs 8.5 % are trivial, 0.1 % end empty, 21 % end by a
+stop rule and 55 % take two or more rewrites.
 
 Measured (`cpu`, 1 seed, 21 min of CPU time): one step .08 .28 .44 .51 .48 .56 at I = 30
 100 300 1k 3k 10k, seen .81 to .51; final string .05 .07 .08 .21 .19 .26, seen .70 to
-.17: unseen programs as well as seen ones from 1,000 on, but neither well in 4 passes.
+.17: from 1,000 on unseen programs do as well as seen ones, but neither well in 4 passes.
 """
 
 from onlyif_jax import presets

@@ -5,10 +5,10 @@
 
 Arguments after the size: counts=100|1000, seeds=3, shares=0.1|0.5, epochs=4.
 
-Paper: models generalise from about 400 instructions on, and the share of no-ops
-(1:9 to 5:5) hardly matters beyond that. Tested at 50:50 (slices noop=0 and noop=1)
-and at the training ratio (slice mix=train). `cpu` runs 4 counts x 2 shares x 2 seeds of
-the 8 counts x 5 shares; the whole grid is `full`, or counts= and shares=.
+Paper: models generalise from about 400 instructions on, and beyond that the share of
+no-ops (1:9 to 5:5) hardly matters. Tested at 50:50 (slices noop=0 and noop=1) and at the
+training ratio (slice mix=train). `cpu` has 4 of the 8 counts and 2 of the 5 shares, with
+2 seeds; for the whole grid use `full`, or counts= and shares=.
 
 Measured (`cpu`, 2 seeds, two busy cores, 11 min, 17.5 min of CPU time): inputs with a
 match .00 .67 .90 .97 at I = 100 300 1k 5k with 10 % no-ops, .00 .35 .62 .90 with 50 %;

@@ -1,19 +1,19 @@
-"""Table 1 of 2402.10891 (section 4.5): inputs that hold x several times.
+"""Table 1 of 2402.10891 (section 4.5): inputs in which x occurs several times.
 
   python -m onlyif_jax.main --config=configs/occurrences.py        # cpu, two cores
   python -m onlyif_jax.main --config=configs/occurrences.py:full   # the paper's table
 
 Arguments after the size: counts=300|1000, seeds=3, epochs=4.
 
-Only the leftmost x is replaced, however many there are. Each row trains with some
-numbers of occurrences in equal shares and is tested on all, 1 to 20 (slices
-`occurrences=m`); slice `mix=train` has unseen rules with the row's own numbers, and
-`seen` has training rules with them.
+Only the leftmost x is replaced. Each row of the table trains with certain numbers of
+occurrences in equal shares and is tested on all from 1 to 20 (slices `occurrences=m`).
+Slice `mix=train` has unseen rules, and split `seen` training rules, with the row's own
+numbers.
 
 Paper (unseen accuracy for 2,000, 1,000, 500 and 200 rules; its lengths and budget are
 not given): 1 occurrence .71 .41 .00 .00; 10: .88 .71 .00 .00; 20: .73 .28 .07 .00;
-1, 5, 10, 15, 20: .94 .94 .62 .00. So at 1,000 rules variety of inputs alone makes .41
-into .94. `full`: |x| = 8 and 200 letters, ours, as twenty x must fit.
+1, 5, 10, 15, 20: .94 .94 .62 .00. So at 1,000 rules, variety of inputs alone raises .41
+to .94. `full`: |x| = 8 and 200 letters, our choice, so that twenty x fit.
 `cpu` (an analogue): three letters per pattern, 30 letters, tested on 1 to 8; 4 of the 9
 rows, 2 of the 4 counts, 2 seeds.
 

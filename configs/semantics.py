@@ -5,17 +5,17 @@
 
 Arguments after the size: counts=500|5000, seeds=3, epochs=4.
 
-x and y are repeats (aaabbbccc), periodic (abcabc) or mirrors (abccbaabc) of a k >= 3;
-the test asks for k < 3: slices k=1 (any letters) and k=2, by class domain=1 (repeat),
-2 (periodic) and 3 (mirror), domain=0 where k = 1. Slice cell=in_range has unseen
-patterns of the classes and ks of training.
+x and y are repeats (aaabbbccc), periodic (abcabc) or mirrors (abccbaabc) with k >= 3;
+the test has k < 3: slices k=1 (any letters) and k=2, by class domain=1 (repeat), 2
+(periodic) and 3 (mirror), domain=0 where k = 1. Slice cell=in_range has unseen patterns
+of the classes and k of training.
 
-Paper (patterns of 60 letters, inputs of 500; no numbers printed): a model that is
-trained on one class with large k fails at small k, two classes together still fail,
-all three work; 500 rules or fewer never generalise, 5,000 help; a range that reaches
-larger k is harder. Ours where the papers are silent: y has the form of x, k is uniform
-over the divisors in range, N = 10^6. `cpu` has 5 of the 18 choices of classes and k
-at 3 counts: 12 letters, so k is 3, 4, 6 or 12, and inputs of 24.
+Paper (patterns of 60 letters, inputs of 500; no numbers printed): a model trained on
+one class with large k fails at small k, on two classes it still fails, on all three it
+works; 500 rules or fewer never generalise, 5,000 help; a range with larger k is harder.
+Our choices where the papers give none: y has the form of x, k is uniform over the
+divisors in range, N = 10^6. `cpu` has 5 of the 18 combinations of classes and k, at 2
+counts: 12 letters, so k is 3, 4, 6 or 12, and inputs of 24.
 
 Measured (`cpu,seeds=2`, 46 min of CPU time): k < 3 at I = 500 / 5,000: repeat .20 / .06,
 repeat+periodic .06 / .20, all three .00 / .28; all three up to k = 6 .00 / .21, up to 12
@@ -46,10 +46,10 @@ def get_config(arg=None):
     presets.two_cores(c)
     c.task.pattern_length, c.task.input_length = 12, 24
     c.sweep.counts = (500, 5_000)
-    pairs = [(own, 4) for own in CLASSES] + [(CLASSES[2], k) for k in (6, 12)]
+    pairs = [(names, 4) for names in CLASSES] + [(CLASSES[2], k) for k in (6, 12)]
   else:
     _full(c)
-    pairs = [(own, k) for own in CLASSES for k in RANGES]
+    pairs = [(names, k) for names in CLASSES for k in RANGES]
   c.sweep.variants = variants(pairs)
   c.sweep.references = ()
   c.sweep.seeds = given.seeds or ('1' if given.size == 'cpu' else '3')

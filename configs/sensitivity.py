@@ -1,17 +1,17 @@
-"""Which setting that the papers do not give could explain 300 against 500?
+"""Which setting that the papers omit could explain I_min = 300 against 500?
 
   python -m onlyif_jax.main --config=configs/sensitivity.py        # cpu, two cores
   python -m onlyif_jax.main --config=configs/sensitivity.py:full
 
 Arguments after the size: counts=200|500, seeds=2, grid=one|all.
 
-One paper gives I_min as 300, 400 and 500 (Only-IF, 2.3.1-2.3.3). Settings that none of
-the three gives: the optimiser's details, positions, number of steps, dropout (HF's
-default is .1) and the order of the prompt. `one` changes one at a time from the base;
-`all` is the whole grid of 2 x 2 x 2 x 2 x 2.
+One paper gives I_min as 300, 400 and 500 (Only-IF, 2.3.1-2.3.3), each time without the
+optimiser's details, positions, number of steps, dropout (HF's default is .1) and the
+order of the prompt. `one` changes one of these at a time from the base; `all` is the
+whole grid of 2 x 2 x 2 x 2 x 2.
 
 `cpu` (an analogue): the base is Muon, rotary, 4 passes, no dropout, instruction first;
-six settings x I = 200 and 500, near the step, where a shift shows best.
+six settings at I = 200 and 500, near the step, where a shift shows best.
 
 Measured (`cpu`, 2 seeds, 33 min of CPU time): unseen at I = 200 / 500: base .04 .87,
 AdamW .01 .09, learned positions .00 .43, 16 passes .26 .91, dropout .1 .41 .70, order
@@ -46,8 +46,8 @@ def get_config(arg=None):
   if grid == 'one':
     c.sweep.variants = ('', *changes)
   else:
-    sets = itertools.product(*[('', change) for change in changes])
-    c.sweep.variants = tuple(','.join(filter(None, one)) for one in sets)
+    grid_points = itertools.product(*[('', change) for change in changes])
+    c.sweep.variants = tuple(','.join(filter(None, point)) for point in grid_points)
   c.sweep.references = ()
   c.sweep.counts = given.counts or c.sweep.counts
   c.sweep.seeds = given.seeds or ('2' if given.size == 'cpu' else '3')

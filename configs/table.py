@@ -2,16 +2,16 @@
 
   python -m onlyif_jax.main --config=configs/table.py:path=mine.jsonl,counts=30|100|300
 
-The file, JSON lines or CSV, has a row per example with the columns instruction (an id),
-prompt (what the model reads), answer, and split (train, dev or test, one per
-instruction). `--config.task.prompt=COLUMN` and so on name other columns;
-`--config.task.split=` without a value cuts the instructions by `rules.*_fraction`;
-`--config.task.input=COLUMN` reads a column of inputs, so that the prompt is the
-instruction alone (the reference `masked` then hides just that).
+The file, JSON lines or CSV, has one row per example with the columns instruction (an
+id), prompt (what the model reads), answer, and split (train, dev or test, the same for
+all rows of an instruction). `--config.task.prompt=COLUMN` and so on name other columns;
+`--config.task.split=` without a value splits the instructions by `rules.*_fraction`;
+`--config.task.input=COLUMN` reads inputs from a column of their own, so that the prompt
+is the instruction alone (and the reference `masked` hides only that).
 
 Arguments after the size: path=FILE, counts=10|100, seeds=3, examples=20000, epochs=4.
-Of each instruction a fifth of the rows is kept for the split `seen`. Without path= it
-takes `configs/table.csv`, 60 small rewriting rules, which shows the format (not run).
+A fifth of the rows of each instruction is kept for the split `seen`. Without path= it
+takes `configs/table.csv`, 60 small rewriting rules that show the format (not run).
 """
 
 import os

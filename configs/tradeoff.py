@@ -1,16 +1,16 @@
-"""The first question of 2402.10891: instructions I against examples of each, S.
+"""The first question of 2402.10891: more instructions I, or more examples of each, S?
 
   python -m onlyif_jax.main --config=configs/tradeoff.py        # cpu, two cores
   python -m onlyif_jax.main --config=configs/tradeoff.py:full
 
 Arguments after the size: seeds=1.
 
-Not at a fixed budget: a plane over I and S with N = I x S, seen in three ways. Equal
-steps: every member takes the same number of steps, so small sets are met more often.
-Equal passes: every example is met equally often, so small sets get few steps. Trained
-until fitted: the equal-steps members at the first evaluation where seen rules reach
-.95 (read from dynamics.csv, on dev rules). The papers ask which of I and S is worth
-more, and answer with the fixed budget of Fig. 2a; they show no plane.
+Not at a fixed budget, but over a plane of I and S with N = I x S, in three ways. Equal
+steps: every member takes the same number of steps, so small sets are repeated more
+often. Equal passes: every example is seen equally often, so small sets get few steps.
+Trained until fitted: the equal-steps members at the first evaluation where seen rules
+reach .95 (read from dynamics.csv, on dev rules). The papers ask which of I and S is
+worth more, and answer with the fixed budget of Fig. 2a; they show no plane.
 
 `cpu` (an analogue): I in 100, 400, 1,600, 6,400 and S in 3, 12, 48 with N at most
 76,800: ten cells with equal steps and six with equal passes. `full` has the papers'
@@ -39,20 +39,21 @@ def get_config(arg=None):
     steps, passes = 1_250, 4.0
     cells = [(i, s) for i in (100, 400, 1_600, 6_400) for s in (3, 12, 48)]
     cells = [(i, s) for i, s in cells if 1_000 < i * s <= 76_800]
-    again = [(i, s) for i, s in cells if i < 6_400 and s > 3]
+    equal_passes = [(i, s) for i, s in cells if i < 6_400 and s > 3]
   else:
     presets.papers(c)
-    steps, passes = 50 * 10**6 / 512, 50.0  # one cell is in both planes
+    steps, passes = 50 * 10**6 / 512, 50.0  # so one cell is in both planes
     cells = [(i, s) for i in (100, 300, 1_000, 10_000) for s in (1, 10, 100, 1_000)]
-    cells = again = [(i, s) for i, s in cells if i * s >= 10_000]
+    cells = equal_passes = [(i, s) for i, s in cells if i * s >= 10_000]
   batch = c.data.batch_size
-  planes = [(cells, lambda n: steps * batch / n), (again, lambda n: passes)]
+  planes = [(cells, lambda n: steps * batch / n), (equal_passes, lambda n: passes)]
   variants = []
   for plane, epochs in planes:
     for n in sorted({i * s for i, s in plane}):
       counts = '|'.join(str(i) for i, s in plane if i * s == n)
-      what = f'data.examples={n},data.epochs={epochs(n):.9g},sweep.counts={counts}'
-      variants.append(what)
+      variants.append(
+        f'data.examples={n},data.epochs={epochs(n):.9g},sweep.counts={counts}'
+      )
   c.sweep.variants = tuple(dict.fromkeys(variants))
   c.sweep.counts = (min(i for i, _ in cells),)
   c.sweep.references = ()

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# What the scripts beside this one share; they source it.
+# Functions that the scripts of this directory share; they source it.
 
 fail() {
   echo "error: $*" >&2
   exit 2
 }
 
-# Prints a command so that it can be pasted into a shell.
+# Prints a command, quoted so that it can be pasted into a shell.
 show() {
   local word line=''
   for word in "$@"; do

@@ -88,14 +88,14 @@ run="$work/run"
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
 export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$work/compiled}"
 
-left() { # seconds until the time is up, less those that packing needs
+left() { # remaining seconds, less the time for packing
   local reserve=90
   [ -z "$toy" ] || reserve=5
   echo $((minutes * 60 - reserve - (SECONDS - began)))
 }
 
-# Runs a command for so many seconds at most; SIGTERM, also one for this script, lets
-# it save. Returns its exit code.
+# Runs a command, which gets SIGTERM to save after SECONDS, or when this script gets it.
+# Returns its exit code.
 child='' stopped=''
 limited() { # SECONDS COMMAND ...
   local code=0
@@ -103,7 +103,7 @@ limited() { # SECONDS COMMAND ...
   timeout --preserve-status --signal=TERM --kill-after=60 "$@" &
   child=$!
   wait "$child" || code=$?
-  while kill -0 "$child" 2>/dev/null; do # a trap ends a wait early
+  while kill -0 "$child" 2>/dev/null; do # a trap interrupts wait
     code=0
     wait "$child" || code=$?
   done
@@ -117,7 +117,7 @@ stop() {
 }
 trap stop TERM INT
 
-# --- What the machine has ----------------------------------------------------------
+# --- The machine -------------------------------------------------------------------
 
 missing() {
   "$python" - <<'PY'
@@ -136,7 +136,7 @@ fi
 lacking="$(missing)"
 [ -z "$lacking" ] || fail "this machine lacks $lacking; bring their wheels by --wheels=DIR"
 
-# --- What earlier parts left -------------------------------------------------------
+# --- Results of earlier parts ------------------------------------------------------
 
 for folder in ${from[@]+"${from[@]}"}; do
   [ -f "$folder/SHA256SUMS" ] || fail "--from=$folder holds no SHA256SUMS of a part"
@@ -202,7 +202,7 @@ case "$code" in
   *) say "the sweep ended with exit code $code; what it saved is kept" ;;
 esac
 
-# --- What this part leaves ---------------------------------------------------------
+# --- Results of this part ----------------------------------------------------------
 
 cd "$out"
 rm -f state.tar.gz.* bundle.zip bench.json report.txt SHA256SUMS

@@ -23,7 +23,7 @@ END
 # shellcheck disable=SC1091
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-# The GPUs that may be used, one a line.
+# The usable GPUs, one per line.
 gpus() {
   if [ -n "${CUDA_VISIBLE_DEVICES+set}" ]; then
     echo "$CUDA_VISIBLE_DEVICES" | tr ',' '\n' | grep . || true
@@ -32,7 +32,7 @@ gpus() {
   fi
 }
 
-# The cores that may be used, one a line; nothing where taskset is missing.
+# The usable cores, one per line; nothing where taskset is missing.
 cores() {
   local ranges range
   command -v taskset >/dev/null || return 0
@@ -69,7 +69,7 @@ all_gpus="$(gpus)" all_cores="$(cores)"
 gpu_count="$(echo "$all_gpus" | grep -c . || true)"
 core_count="$(echo "$all_cores" | grep -c . || true)"
 if [ -z "$number" ]; then
-  # A process without a GPU uses two cores: onlyif_jax trains two members at a time.
+  # A process without a GPU uses two cores, as it trains two members at a time.
   number="$gpu_count"
   [ "$number" -gt 0 ] || number=$(((core_count + 1) / 2))
   [ "$number" -gt 0 ] || number=1
@@ -105,8 +105,8 @@ pass_on() { # SIGNAL, ITS NUMBER
     kill -s "$1" "$pid" 2>/dev/null || true
   done
 }
-# Ctrl-C reaches all processes of a terminal; those started in the background by a
-# script ignore it, and SIGTERM does the same.
+# Background processes of a script ignore the Ctrl-C of the terminal, so it is passed on
+# as SIGTERM, with the same effect.
 trap 'pass_on TERM 15' TERM
 trap 'pass_on TERM 2' INT
 
@@ -137,7 +137,7 @@ for pid in ${pids[@]+"${pids[@]}"}; do
   while true; do
     code=0
     wait "$pid" || code=$?
-    # A signal ends a wait, but not the process.
+    # A signal interrupts wait, but does not end the process.
     if [ "$code" -le 128 ] || ! kill -0 "$pid" 2>/dev/null; then break; fi
   done
   [ "$code" -le "$worst" ] || worst="$code"

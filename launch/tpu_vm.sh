@@ -69,7 +69,7 @@ tpus() { # GROUP VERB ...: gcloud compute tpus, with what every call needs
     ${project:+"--project=$project"} "$@"
 }
 
-# What describe says of a field; ABSENT where there is nothing of that name.
+# A field of describe; ABSENT where the resource does not exist.
 field() { # GROUP FORMAT
   local out errors
   errors="$(mktemp)"
@@ -86,8 +86,8 @@ field() { # GROUP FORMAT
   fi
 }
 
-# ACTIVE only where the VM itself is there too: a preempted one may be gone before its
-# queued resource says so.
+# ACTIVE only if the VM exists, too: a preempted VM may be gone before the state of its
+# queued resource changes.
 state() {
   local queued vm
   queued="$(field queued-resources state.state)" || return 1
@@ -112,7 +112,7 @@ delete() {
   tpus queued-resources delete --force --quiet
 }
 
-# Waits until the request is answered; fails where it will not be.
+# Waits until the request is granted; fails if it is refused.
 await() {
   local now before='' errors=0
   if [ -n "$dry_run" ]; then
@@ -120,7 +120,7 @@ await() {
     return
   fi
   while true; do
-    if ! now="$(state)"; then # the wait is long: one failed call does not end it
+    if ! now="$(state)"; then # a single failed call does not end a long wait
       errors=$((errors + 1))
       [ "$errors" -lt 5 ] || return 1
       sleep "$poll"
@@ -151,7 +151,7 @@ create() {
     "describe $name --zone=$zone"
 }
 
-# Brings the TPU back, whatever became of it.
+# Makes the TPU ACTIVE again, from any state.
 revive() {
   local now tries=0
   if [ -n "$dry_run" ]; then
@@ -185,19 +185,19 @@ revive() {
   done
 }
 
-# --- Its workers -----------------------------------------------------------------
+# --- The workers -----------------------------------------------------------------
 
 ssh_to() { # WORKER COMMAND
   tpus tpu-vm ssh "--worker=$1" "--command=$2"
 }
 
-# How many workers there are, or as many as --shards says.
+# The number of workers, at most --shards.
 workers() {
   local count
   if [ -n "$dry_run" ]; then
     case "$type" in
       *-[1-8]) count=1 ;;
-      *) count="${shards:-2}" ;; # its number is not asked
+      *) count="${shards:-2}" ;; # a dry run does not query the number
     esac
   else
     count="$(field tpu-vm 'networkEndpoints[].ipAddress')" || return 1
@@ -209,7 +209,7 @@ workers() {
   echo "$count"
 }
 
-# The files of this checkout: what git knows and what is new, less what was removed.
+# Packs the files of this checkout: tracked and new ones, without deleted ones.
 pack() { # ARCHIVE
   (cd "$root" && git ls-files -z --cached --others --exclude-standard |
     while IFS= read -r -d '' file; do
@@ -231,7 +231,7 @@ install() {
       "--zone=$zone" ${project:+"--project=$project"} --worker=all || return 1
     get='mkdir onlyif_jax && tar xzf onlyif_jax.tar.gz -C onlyif_jax'
   fi
-  # The Python of the images may be older than 3.11; uv brings its own.
+  # The images may have a Python older than 3.11; uv installs its own.
   ssh_to all "rm -rf onlyif_jax && $get && cd onlyif_jax && \
 python3 -m pip install --quiet --user uv && \
 python3 -m uv venv --quiet --python 3.12 .venv && \
@@ -239,8 +239,8 @@ python3 -m uv pip install --quiet --python .venv/bin/python \
 --constraint launch/requirements-py3.12.txt -e \".[tpu,gcs]\""
 }
 
-# Starts the sweep on every worker. It outlives the connection; its exit code goes to
-# job/exit. The local copy of the workdir is not in /tmp, which some images clean up.
+# Starts the sweep on every worker. It outlives the connection and writes its exit code
+# to job/exit. The local copy of the workdir is not in /tmp, which some images clean up.
 start() { # FLAGS OF main
   local count n=0 shard settings
   count="$(workers)" || fail "$name: its workers could not be listed"
@@ -264,7 +264,7 @@ start() { # FLAGS OF main
   done
 }
 
-# 'job running', 'job exit CODE' or 'job none' of every worker, one a line.
+# 'job running', 'job exit CODE' or 'job none' for every worker, one per line.
 jobs_now() {
   # shellcheck disable=SC2016  # the worker's shell expands it
   ssh_to all 'if [ -f job/exit ]; then echo "job exit $(cat job/exit)";'\
@@ -278,7 +278,7 @@ run() { # FLAGS OF main
   if [ -z "$dry_run" ]; then
     now="$(state)" || return 1
     [ "$now" = ACTIVE ] || fail "$name is $now; create or resume makes it ACTIVE"
-    until now="$(jobs_now)"; do # a new VM takes a while until it can be reached
+    until now="$(jobs_now)"; do # a new VM takes a while to become reachable
       tries=$((tries + 1))
       [ "$tries" -lt 5 ] || fail "$name cannot be reached by ssh; try again later"
       sleep "$poll"
@@ -295,27 +295,27 @@ run() { # FLAGS OF main
   [ -n "$dry_run" ] || say "$name: started; what it makes goes to $workdir"
 }
 
-# Resumes until every worker is done; the worst exit code.
+# Resumes the sweep until every worker is done; returns the worst exit code.
 watch() { # FLAGS OF main
   local now worst again=0
   while true; do
     revive
     if ! (run "$@"); then
-      [ "$(state)" != ACTIVE ] || exit 1 # else it was preempted meanwhile
+      [ "$(state)" != ACTIVE ] || exit 1 # otherwise it was preempted meanwhile
       continue
     fi
     [ -z "$dry_run" ] || return 0
     while true; do
       sleep "$poll"
-      if ! now="$(jobs_now)"; then # lost, or only out of reach for a moment
+      if ! now="$(jobs_now)"; then # gone, or unreachable for a moment
         [ "$(state)" = ACTIVE ] || break
         continue
       fi
       case "$now" in *running*) continue ;; esac
       worst="$(echo "$now" | sed -n 's/^job exit //p' | sort -n | tail -n 1)"
       case "$worst" in
-        # None was started, killed, or stopped by SIGTERM after a save: the VM goes
-        # away or was restarted. That alone does not happen for ever.
+        # Not started, killed, or stopped by SIGTERM after a save: the VM goes away or
+        # was restarted. The limit ends a loop with another cause.
         '' | 137 | 143)
           again=$((again + 1))
           [ "$again" -gt 20 ] || break

@@ -1,4 +1,4 @@
-"""How many different instructions a model needs before it follows unseen ones.
+"""Measures how many different instructions a model needs before it follows unseen ones.
 
     import onlyif_jax
     from configs.imin import get_config
@@ -6,8 +6,8 @@
     run = onlyif_jax.sweep(get_config('cpu,counts=100|1000,seeds=1'), 'runs/mine')
     print(run.results[0]['member'], run.fit().bracket)
 
-`onlyif_jax.sweep` is the module of that name, which can be called: `from onlyif_jax
-import sweep` and `sweep.run` work beside it. Nothing is loaded before it is used.
+`onlyif_jax.sweep` is a callable module, so `from onlyif_jax import sweep` and
+`sweep.run` work too. It is imported on first use.
 """
 
 import importlib

@@ -1,20 +1,19 @@
-"""Adaptive sweeps: where to train next, to find the step with few members.
+"""Adaptive sweeps: chooses the next counts, to find the transition with few members.
 
-Members with the reference `explore` and seeds of their own look for the step: the
-first round trains the counts of the config, each later one a few counts where the
-curve that was fitted to their dev rules is steep. When the interval of I_50 is narrow
-or the budget is spent, a grid around the step is fixed and trained with the seeds that
-are reported. What is reported thus neither chose its counts nor was chosen by them.
+Members with the reference `explore` and seeds of their own search for the transition.
+The first round trains the counts of the config, each later one a few counts where the
+curve fitted to results on dev rules is steep. Once the interval of I_50 is narrow or
+the budget is spent, a grid around the transition is fixed and trained with the reported
+seeds. Reported results thus had no part in choosing their counts.
 
-The interval here is that of one pooled quasi-binomial fit, whose overdispersion holds
-the spread of the seeds (each round has a new one). Every placement is a pure function
-of the results so far, so an interrupted run places the same again.
+The interval is that of one pooled quasi-binomial fit, whose overdispersion covers the
+spread over seeds (each round has a new one). A placement is a pure function of the
+results so far, so an interrupted run repeats it.
 """
 
 import dataclasses
 import itertools
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -24,15 +23,23 @@ from onlyif_jax.experiment import EXPLORE
 from onlyif_jax.workdir import Workdir
 
 STEEP = (0.25, 0.75)  # shares of the rise between which counts are placed
-REPORTED = (0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98)  # shares where the final grid lies
-_CANDIDATES = 101  # counts that are compared in one placement
+REPORTED = (
+  0.02,
+  0.1,
+  0.25,
+  0.5,
+  0.75,
+  0.9,
+  0.98,
+)  # shares of the rise in the final grid
+_CANDIDATES = 101  # counts to choose from in one placement
 
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-  """What to train next, and why."""
+  """The counts to train next, and why; as the ledger records it."""
 
-  final: bool  # these are the counts to report; exploration is over
+  final: bool  # exploration is over, and these are the counts to report
   counts: tuple[int, ...]
   reason: str
   i_50: float | None = None
@@ -50,84 +57,84 @@ def place(
 ) -> Placement:
   """The next counts of an exploration, or the grid to report.
 
-  points: dev results of the exploration; counts: those of its first round, within
-  which all others lie; width: decades at which the interval is narrow; most: members
+  points: results of the exploration on dev rules; counts: of its first round, within
+  whose range all others lie; width: of a narrow interval, in decades; most: members
   that may still be added; each: members of a round.
   """
   fit = fit_seed(points) if points else 'no results'
-  done = {int(p.x) for p in points}
+  done = {int(point.x) for point in points}
   each = min(each, most)
   if isinstance(fit, str):
     return Placement(True, tuple(sorted(counts)), f'{fit}: the first counts stay')
   if fit.reason:
     gap = _gap(points, fit)
-    new = _evenly(gap, done, each) if gap else ()
+    new = _between(gap, done, each) if gap else ()
     if new:
       return Placement(False, new, f'{fit.reason}: even steps between {gap}')
     return Placement(
       True, tuple(sorted(counts)), f'{fit.reason}: the first counts stay'
     )
-  found = _interval(points, fit)
-  told: dict = {'i_50': _round(10**fit.log_i50)}
-  if found is not None:
-    told |= {'interval': tuple(_round(10**v) for v in found)}
-    told |= {'width': round(found[1] - found[0], 4)}
-  if found is not None and found[1] - found[0] < width:
-    return _report(fit, counts, f'the interval is narrower than {width:g}', told)
+  stats: dict = {'i_50': _round(10**fit.log_i50)}
+  if (interval := _interval(points, fit)) is not None:
+    stats['interval'] = tuple(_round(10**end) for end in interval)
+    stats['width'] = round(interval[1] - interval[0], 4)
+  if interval is not None and interval[1] - interval[0] < width:
+    return _final(fit, counts, f'the interval is narrower than {width:g}', stats)
   if not each:
-    return _report(fit, counts, 'the budget is spent', told)
+    return _final(fit, counts, 'the budget is spent', stats)
   new = _informative(points, fit, done, counts, each)
   if not new:
-    return _report(fit, counts, 'no count is left where the curve is steep', told)
+    return _final(fit, counts, 'no count is left where the curve is steep', stats)
   low, high = (_round(10 ** fit.end(share)) for share in STEEP)
   reason = f'most information on I_50 between {low:g} and {high:g}, where it is steep'
-  return Placement(False, new, reason, **told)
+  return Placement(False, new, reason, **stats)
 
 
-def _report(fit: SeedFit, counts, why: str, told: dict) -> Placement:
-  """The fixed grid: shares of the rise, and the ends of the first counts."""
+def _final(fit: SeedFit, counts: Sequence[int], why: str, stats: dict) -> Placement:
+  """The grid to report: shares of the rise, and the ends of the first counts."""
   low, high = min(counts), max(counts)
   inner = [10 ** fit.end(share) for share in REPORTED]
-  grid = {low, high} | {round(min(max(v, low), high)) for v in inner}
-  return Placement(True, tuple(sorted(grid)), f'{why}: the grid to report', **told)
+  grid = {low, high} | {round(min(max(count, low), high)) for count in inner}
+  return Placement(True, tuple(sorted(grid)), f'{why}: the grid to report', **stats)
 
 
 def _gap(points: Sequence[Point], fit: SeedFit) -> tuple[int, int] | None:
-  """The neighbouring counts between which the whole rise lies, if it lies so."""
-  xs = sorted({int(p.x) for p in points})
-  middle = 10**fit.log_i50
-  mean = {x: np.mean([p.k / p.n for p in points if int(p.x) == x]) for x in xs}
-  for low, high in itertools.pairwise(xs):
-    if low <= middle <= high and mean[high] - mean[low] >= 0.3:
+  """Neighbouring counts with the whole rise between them; None if there are none."""
+  counts = sorted({int(p.x) for p in points})
+  i_50 = 10**fit.log_i50
+  mean = {x: np.mean([p.k / p.n for p in points if int(p.x) == x]) for x in counts}
+  for low, high in itertools.pairwise(counts):
+    if low <= i_50 <= high and mean[high] - mean[low] >= 0.3:
       return low, high
   return None
 
 
-def _evenly(gap: tuple[int, int], done: set[int], each: int) -> tuple[int, ...]:
-  """Counts that part a gap evenly in log I."""
-  found = {round(v) for v in np.geomspace(*gap, each + 2)[1:-1]}
-  return tuple(sorted(found - done - set(gap)))
+def _between(gap: tuple[int, int], done: set[int], each: int) -> tuple[int, ...]:
+  """New counts that divide a gap evenly in log I."""
+  counts = {round(count) for count in np.geomspace(*gap, each + 2)[1:-1]}
+  return tuple(sorted(counts - done - set(gap)))
 
 
 def _gradient(t, fit: SeedFit):
-  """Accuracy and its derivatives [K, 4] by log10 I_50, slope, floor and ceiling."""
+  """Accuracy [K] and its gradient [K, 4] by log10 I_50, slope, floor and ceiling."""
   z = fit.slope * (t - fit.log_i50)
   share = 0.5 * (1 + np.tanh(z / 2))
-  bend = (fit.ceiling - fit.floor) * share * (1 - share)
-  columns = (-bend * fit.slope, bend * (t - fit.log_i50), 1 - share, share)
-  return fit.floor + (fit.ceiling - fit.floor) * share, np.stack(columns, axis=-1)
+  rise = fit.ceiling - fit.floor
+  d_z = rise * share * (1 - share)
+  columns = (-d_z * fit.slope, d_z * (t - fit.log_i50), 1 - share, share)
+  return fit.floor + rise * share, np.stack(columns, axis=-1)
 
 
 def _information(t, n, fit: SeedFit):
-  """What points at log10 counts t add to the information, [K, 4, 4]."""
+  """Fisher information [K, 4, 4] of points with n examples at log10 counts t."""
   p, gradient = _gradient(t, fit)
-  # As in the fit: where the model says 0 or 1, an example more or less is no news.
+  # As in the fit, a variance below one example does not count as information.
   weight = n**2 / np.maximum(n * p * (1 - p), 1.0)
   return weight[:, None, None] * gradient[:, :, None] * gradient[:, None, :]
 
 
 def _interval(points: Sequence[Point], fit: SeedFit) -> tuple[float, float] | None:
-  """The 95 % interval of log10 I_50; None without degrees of freedom."""
+  """95 % interval of log10 I_50; None without degrees of freedom."""
   if not fit.freedom or fit.dispersion is None:
     return None
   from scipy import special
@@ -135,31 +142,37 @@ def _interval(points: Sequence[Point], fit: SeedFit) -> tuple[float, float] | No
   t = np.log10([p.x for p in points])
   n = np.array([p.n for p in points], float)
   inverse = np.linalg.pinv(_information(t, n, fit).sum(0))
-  spread = np.sqrt(max(1.0, fit.dispersion) * inverse[0, 0])
-  half = float(special.stdtrit(fit.freedom, 0.975) * spread)
+  error = np.sqrt(max(1.0, fit.dispersion) * inverse[0, 0])
+  half = float(special.stdtrit(fit.freedom, 0.975) * error)
   return fit.log_i50 - half, fit.log_i50 + half
 
 
-def _informative(points, fit: SeedFit, done, counts, each: int) -> tuple[int, ...]:
-  """One by one, the counts that narrow I_50 most, where the curve is steep."""
+def _informative(
+  points: Sequence[Point],
+  fit: SeedFit,
+  done: set[int],
+  counts: Sequence[int],
+  each: int,
+) -> tuple[int, ...]:
+  """Up to `each` counts where the curve is steep that narrow I_50 most, greedily."""
   low = max(fit.end(STEEP[0]), np.log10(min(counts)))
   high = min(fit.end(STEEP[1]), np.log10(max(counts)))
   if low > high:
     return ()
-  steps = np.round(np.logspace(low, high, _CANDIDATES)).astype(int)
-  left = sorted(set(steps.tolist()) - done)
+  grid = np.round(np.logspace(low, high, _CANDIDATES)).astype(int)
+  candidates = sorted(set(grid.tolist()) - done)
   n = np.array([p.n for p in points], float)
-  known = _information(np.log10([p.x for p in points]), n, fit).sum(0)
+  information = _information(np.log10([p.x for p in points]), n, fit).sum(0)
+  distance = (high - low) / 10  # closer counts say nearly the same
   chosen: list[int] = []
-  while left and len(chosen) < each:
-    added = _information(np.log10(left), np.full(len(left), n.mean()), fit)
-    variance = np.linalg.pinv(known + added)[:, 0, 0]
+  while candidates and len(chosen) < each:
+    examples = np.full(len(candidates), n.mean())
+    added = _information(np.log10(candidates), examples, fit)
+    variance = np.linalg.pinv(information + added)[:, 0, 0]
     best = int(np.argmin(variance))
-    known = known + added[best]
-    chosen.append(left.pop(best))
-    # Neighbours tell the same: the next count is at least a tenth of the way off.
-    apart = (high - low) / 10
-    left = [x for x in left if abs(np.log10(x / chosen[-1])) >= apart]
+    information = information + added[best]
+    chosen.append(candidates.pop(best))
+    candidates = [x for x in candidates if abs(np.log10(x / chosen[-1])) >= distance]
   return tuple(sorted(chosen))
 
 
@@ -168,7 +181,7 @@ def _round(value: float) -> float:
 
 
 def check(config: RunConfig) -> None:
-  """Raises ConfigError where a sweep cannot be adaptive."""
+  """Raises ConfigError for an adaptive sweep with settings that it cannot have."""
   s = config.sweep
   if not s.adaptive_width:
     return
@@ -189,42 +202,42 @@ def check(config: RunConfig) -> None:
 
 
 def extended(workdir: Workdir, config: RunConfig) -> RunConfig | None:
-  """The config with the next counts once all before are done; None at the end.
+  """The config with the next counts, once all earlier ones are done; None at the end.
 
-  Writes the placement into the ledger.
+  Records the placement in the ledger.
   """
   s = config.sweep
   if not s.adaptive_width or s.reported:
     return None
   rounds = [int(text.partition(':')[0]) for text in s.explored]
   number = max(rounds, default=0) + 1
-  most = s.adaptive_budget - len(s.explored)
-  placed = place(
+  placement = place(
     dev_points(workdir, noops=getattr(config.task, 'noops', False)),
     s.counts,
     width=s.adaptive_width,
-    most=most,
+    most=s.adaptive_budget - len(s.explored),
     each=s.adaptive_counts,
   )
-  event = {'event': 'placed', 'round': number} | dataclasses.asdict(placed)
-  told = [e['round'] for e in workdir.ledger() if e['event'] == 'placed']
-  if number not in told:  # it may have been killed right after this line
+  recorded = [e['round'] for e in workdir.ledger() if e['event'] == 'placed']
+  if number not in recorded:  # a killed run may have got this far
+    event = {'event': 'placed', 'round': number} | dataclasses.asdict(placement)
     workdir.append_json('ledger.jsonl', event)
-  if placed.final:
-    new = dataclasses.replace(s, reported=placed.counts)
+  if placement.final:
+    new = dataclasses.replace(s, reported=placement.counts)
   else:
-    words = tuple(f'{number}:{count}' for count in placed.counts)
-    new = dataclasses.replace(s, explored=(*s.explored, *words))
+    added = tuple(f'{number}:{count}' for count in placement.counts)
+    new = dataclasses.replace(s, explored=(*s.explored, *added))
   return dataclasses.replace(config, sweep=new)
 
 
-def dev_points(workdir: Workdir | Path, *, noops: bool = False) -> list[Point]:
-  """Exact match of the exploring members on dev rules, in the order of results.csv."""
-  if isinstance(workdir, Path):
-    workdir = Workdir(workdir)
-  wanted = (EXPLORE, 'dev', 'noop=0' if noops else 'all', 'exact_match')
+def dev_points(workdir: Workdir, *, noops: bool = False) -> list[Point]:
+  """Exact match of the exploring members on dev rules, in the order of results.csv.
+
+  noops: whether the task has no-op inputs, which are left out.
+  """
+  selected = (EXPLORE, 'dev', 'noop=0' if noops else 'all', 'exact_match')
   return [
     Point(int(r['instructions']), float(r['sum']), int(r['count']), r['seed'])
     for r in workdir.read_csv('results.csv')
-    if (r['reference'], r['split'], r['slice'], r['metric']) == wanted
+    if (r['reference'], r['split'], r['slice'], r['metric']) == selected
   ]

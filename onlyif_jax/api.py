@@ -19,30 +19,30 @@ from onlyif_jax.evaluation import open_run
 from onlyif_jax.loop import OnProgress
 from onlyif_jax.workdir import Workdir
 
-_WORDS = ('member', 'reference', 'seed', 'variant', 'split', 'slice', 'metric')
+_TEXT = ('member', 'reference', 'seed', 'variant', 'split', 'slice', 'metric')
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """A finished sweep; failed: member -> the step at which it stopped being finite."""
+  """A finished sweep."""
 
   workdir: Path
-  failed: dict[str, int]
+  failed: dict[str, int]  # member -> the step at which it stopped being finite
   analysis: Analysis | None  # None where every member failed
 
   @property
   def results(self) -> list[dict[str, Any]]:
-    """results.csv: a row per member, split, slice and metric; numbers are numbers.
+    """The rows of results.csv, with numbers parsed: one per member, split, slice, metric.
 
-    Any table takes them, for instance `pandas.DataFrame(run.results)`.
+    For instance `pandas.DataFrame(run.results)`.
     """
     return [
-      {name: text if name in _WORDS else _number(text) for name, text in row.items()}
+      {name: text if name in _TEXT else _number(text) for name, text in row.items()}
       for row in Workdir(self.workdir).read_csv('results.csv')
     ]
 
   def fit(self, curve: str = '') -> Transition:
-    """The fitted step of the main curve or of another one of `analysis.fits`."""
+    """The fitted transition of the main curve, or of another one of `analysis.fits`."""
     if self.analysis is None:
       raise ConfigError('every member of the run failed, so there is nothing to fit')
     if curve and curve not in self.analysis.fits:
@@ -53,10 +53,10 @@ class Run:
   def answer(
     self, text: str, lhs: str, rhs: str, members: Sequence[str] | None = None
   ) -> list[Answer]:
-    """What trained members make of your own: in `text`, replace `lhs` by `rhs`.
+    """Asks trained members to replace `lhs` by `rhs` in `text`.
 
-    Like `str.replace(lhs, rhs, 1)`, in the letters and lengths of the run's task.
-    members: names; default: all. Raises ConfigError for what they cannot be asked.
+    The right answer is `text.replace(lhs, rhs, 1)`; letters and lengths are those of the
+    run's task. members: names; default: all. Raises ConfigError for other questions.
     """
     return self._asker.ask(text, lhs, rhs, members)
 
@@ -71,21 +71,21 @@ def sweep(
   *,
   on_progress: OnProgress | None = None,
 ) -> Run:
-  """Trains what is left of a sweep and reads its results; raises ConfigError.
+  """Trains a sweep, or what is left of it, and reads its results; raises ConfigError.
 
-  config: a ConfigDict as config files return it, a plain dict, or a RunConfig. workdir:
-  default runs/<config>-<size>-<hash of the config>; the same call goes on where an
-  earlier one stopped.
-  on_progress: called with a list of rows of metrics.jsonl, first with those that an
-  earlier call left, then with new ones as they are written: dicts with member, step
-  and either loss or `<split>/<metric>` of the splits dev and seen. A resumed member
-  repeats rows, with the same numbers.
+  config: a ConfigDict as config files return it, a plain dict, or a RunConfig.
+  workdir: default runs/<config>-<size>-<hash of the config>; the same call resumes an
+  interrupted sweep.
+  on_progress: called with lists of rows of metrics.jsonl, first with those of earlier
+  calls, then with new ones as they are written: dicts with member, step, and either
+  loss or `<split>/<metric>` of the splits dev and seen. A resumed member repeats rows,
+  with the same numbers.
   """
   run_config = _frozen(config)
   path = Path(workdir) if workdir is not None else default_workdir(run_config)
   _claim_devices(Workdir(path).config() or run_config)
-  _, failed, analysis = sweep_lib.run(run_config, path, on_progress=on_progress)
-  return Run(path, failed, analysis)
+  outcome = sweep_lib.run(run_config, path, on_progress=on_progress)
+  return Run(path, outcome.failed, outcome.analysis)
 
 
 def examples(
@@ -93,9 +93,9 @@ def examples(
 ) -> dict[str, list[dict[str, Any]]]:
   """Split -> its first examples as text, as `export --to=jsonl` writes them.
 
-  config: as for `sweep`; member: whose (needed where the config has several); count:
-  of each split. A row has input, lhs, rhs (or the task's own fields), output, prompt
-  and slices. Raises ConfigError.
+  config: as for `sweep`; member: required where the config has several; count: of each
+  split. A row has input, lhs, rhs (or the task's own fields), output, prompt and
+  slices. Raises ConfigError.
   """
   run_config = _frozen(config)
   _claim_devices(run_config)
@@ -109,21 +109,22 @@ def _frozen(config: Any) -> RunConfig:
 
 
 def _claim_devices(config: RunConfig) -> None:
-  with contextlib.suppress(RuntimeError):  # JAX is in use: its devices stay as they are
+  with contextlib.suppress(RuntimeError):  # JAX is in use, so its devices are fixed
     sweep_lib.claim_devices(config)
 
 
 def default_workdir(config: RunConfig) -> Path:
-  """runs/<config>-<size>-<hash of what more counts or seeds would not change>."""
-  flat = config_lib.flatten(config)
-  kept = {
-    k: v for k, v in flat.items() if k not in EXTENDABLE and not k.startswith('stack.')
+  """runs/<config>-<size>-<hash>; the hash is without counts, seeds and stack."""
+  fixed = {
+    name: value
+    for name, value in config_lib.flatten(config).items()
+    if name not in EXTENDABLE and not name.startswith('stack.')
   }
-  return Path('runs') / f'{config.name}-{config.size}-{config_lib.digest(kept)}'
+  return Path('runs') / f'{config.name}-{config.size}-{config_lib.digest(fixed)}'
 
 
 def _number(text: str) -> Any:
-  """'' -> None, else an int, a float or, for a word of a variant, the text."""
+  """An int or a float; '' is None, and other text (a variant's value) stays."""
   for kind in (int, float):
     with contextlib.suppress(ValueError):
       return kind(text)

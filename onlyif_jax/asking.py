@@ -1,8 +1,7 @@
-"""Questions that a person types, answered by the trained members of a run.
+"""Typed questions, answered by the trained members of a run.
 
-A question is an input and a rule in the letters of the task. It becomes the very
-sequence of tokens that training uses (`Rewrite.answered`), and each member continues
-it freely.
+A question is an input and a rule in the letters of the task. It becomes the same token
+sequence as a training example (`Rewrite.answered`), and each member decodes greedily.
 """
 
 import dataclasses
@@ -14,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from onlyif_jax.config import ConfigError
-from onlyif_jax.evaluation import Restored, Run, restore
+from onlyif_jax.evaluation import Restored, Run, first_names, restore
 from onlyif_jax.experiment import Experiment
-from onlyif_jax.loop import failed_members
 from onlyif_jax.models import decode
+from onlyif_jax.stacks import failed_members
 from onlyif_jax.tasks import tokens
 from onlyif_jax.tasks.rules import Rule
 from onlyif_jax.training.step import Trainer, graphdef
@@ -27,21 +26,17 @@ TASKS = ('rewrite', 'occurrences', 'semantics')  # the answer is z with x replac
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-  """What a member made of a question.
-
-  output: what it generated, without the end token; right: whether it is the expected
-  answer, end token included.
-  """
+  """A member's answer to a question."""
 
   member: str
   instructions: int
   expected: str
-  output: str
-  right: bool
+  output: str  # as generated, without the end token
+  right: bool  # whether it is as expected, end token included
 
 
 class Asker:
-  """A run whose members answer; it keeps what it restored and compiled."""
+  """Asks the members of a run; keeps what it restored and compiled."""
 
   def __init__(self, run: Run):
     self.run = run
@@ -51,10 +46,11 @@ class Asker:
   def ask(
     self, text: str, lhs: str, rhs: str, members: Sequence[str] | None = None
   ) -> list[Answer]:
-    """Each member's answer to: in `text`, replace the leftmost `lhs` by `rhs`.
+    """Asks members to replace the leftmost `lhs` in `text` by `rhs`.
 
     members: names, in the order of the answers; default: all that stayed finite.
-    Raises ConfigError for what a member's task cannot ask and for unknown names.
+    Raises ConfigError for questions that a member's task does not have and for unknown
+    names.
     """
     known = {row.member: row for _, rows in self.run.stacks for row in rows}
     if members is None:
@@ -62,37 +58,46 @@ class Asker:
       members = [name for name in known if name not in failed]
     for name in members:
       if name not in known:
-        some = ', '.join(list(known)[:6]) + (' …' if len(known) > 6 else '')
-        raise ConfigError(f'member {name} is not in the run; members: {some}')
-    # Wrong questions are told before anything is restored.
+        raise ConfigError(
+          f'member {name} is not in the run; members: {first_names(list(known))}'
+        )
+    # Questions are checked before anything is restored.
     experiments = [self.run.experiment.sibling(known[name]) for name in members]
-    asked = [question(own.data.task, text, lhs, rhs) for own in experiments]
+    questions = [question(e.data.task, text, lhs, rhs) for e in experiments]
     missing = [name for name in members if name not in self._restored]
     if missing:
-      self._restored |= {one.row.member: one for one in restore(self.run, missing)}
+      self._restored |= {r.row.member: r for r in restore(self.run, missing)}
     return [
-      self._answer(self._restored[name], own, *rest)
-      for name, own, rest in zip(members, experiments, asked, strict=True)
+      self._answer(self._restored[name], experiment, rule, z_Z)
+      for name, experiment, (rule, z_Z) in zip(
+        members, experiments, questions, strict=True
+      )
       if name in self._restored
     ]
 
-  def _answer(self, one: Restored, experiment: Experiment, rule, z_Z) -> Answer:
-    task = experiment.data.task
+  def _answer(
+    self, restored: Restored, experiment: Experiment, rule: Rule, z_Z: jax.Array
+  ) -> Answer:
+    row, symbols = restored.row, experiment.data.task.symbols
     if experiment.trainer not in self._programs:
       self._programs[experiment.trainer] = _program(experiment.trainer)
     program = self._programs[experiment.trainer]
-    want_L, got_L, start = program(one.params, experiment.member(one.row), rule, z_Z)
-    want, got = (_shown(ids_L, start, task.symbols) for ids_L in (want_L, got_L))
-    right = bool(np.array_equal(want_L[start:], got_L[start:]))
-    return Answer(one.row.member, one.row.instructions, want, got, right)
+    member = experiment.member(row)
+    want_L, got_L, start = program(restored.params, member, rule, z_Z)
+    return Answer(
+      member=row.member,
+      instructions=row.instructions,
+      expected=_answer_text(want_L, start, symbols),
+      output=_answer_text(got_L, start, symbols),
+      right=bool(np.array_equal(want_L[start:], got_L[start:])),
+    )
 
 
 def question(task: Any, text: str, lhs: str, rhs: str) -> tuple[Rule, jax.Array]:
-  """The rule lhs -> rhs and the input in letters of the task, as (rule, z_Z).
+  """(rule, z_Z): the rule lhs -> rhs and the input, in letters of the task.
 
-  Raises ConfigError where the task has other questions, for letters that it does not
-  have, for lengths that it was not made for, and for an lhs that does not occur where
-  the task has no inputs without one.
+  Raises ConfigError where the task takes no such question: for letters or lengths that
+  it does not have, and for an lhs that does not occur where the task has no no-ops.
   """
   name = getattr(task, 'name', type(task).__name__)
   if name not in TASKS:
@@ -122,48 +127,48 @@ def question(task: Any, text: str, lhs: str, rhs: str) -> tuple[Rule, jax.Array]
 
 
 def example(task: Any, rule: Rule, z_Z) -> tokens.Example:
-  """The question laid out as training lays out its examples, with its answer."""
+  """The question and its answer, laid out like a training example."""
   return getattr(task, 'rewriting', task).answered(rule, z_Z)
 
 
 def _check(field: str, value: str, low: int, high: int, symbols: str) -> None:
-  """Refuses characters that are no letters of the task, and other lengths."""
-  odd = next((c for c in value if c not in symbols), None)
-  if odd is not None:
+  """Raises ConfigError for letters that the task lacks, and for other lengths."""
+  unknown = next((c for c in value if c not in symbols), None)
+  if unknown is not None:
     raise ConfigError(
-      f'{field}={value!r} has {odd!r}; the letters of the task are {symbols}'
+      f'{field}={value!r} has {unknown!r}; the letters of the task are {symbols}'
     )
   if not low <= len(value) <= high:
-    wanted = str(low) if low == high else f'{low} to {high}'
+    lengths = str(low) if low == high else f'{low} to {high}'
     raise ConfigError(
-      f'{field}={value!r} has {len(value)} letters; the models know {wanted}'
+      f'{field}={value!r} has {len(value)} letters; the models know {lengths}'
     )
 
 
 def _letters(text: str, size: int, symbols: str) -> jax.Array:
-  """Text -> letters, zero beyond its end."""
+  """The letters of a text, padded with zeros to a size."""
   letters = [symbols.index(c) for c in text]
   return jnp.array(letters + [0] * (size - len(text)), jnp.int32)
 
 
 def _program(trainer: Trainer):
-  """(params, member, rule, z_Z) -> (expected sequence, generated one, answer start)."""
+  """(params, member, rule, z_Z) -> (expected tokens_L, generated tokens_L, start)."""
   data = trainer.data
   graph = graphdef(dataclasses.replace(trainer.model, compute_dtype='float32'))
 
   @jax.jit
   def answer(params, member, rule: Rule, z_Z):
-    made = jax.tree.map(lambda v: v[None], example(data.task, rule, z_Z))
-    batch = data.collate(made, jnp.zeros(1, jnp.int32), member.mask_instruction)
-    start_B, length = made.answer_start, data.task.sequence_length
+    examples = jax.tree.map(lambda v: v[None], example(data.task, rule, z_Z))
+    batch = data.collate(examples, jnp.zeros(1, jnp.int32), member.mask_instruction)
+    start_B, length = examples.answer_start, data.task.sequence_length
     got_BL = decode.greedy(graph, params, batch.tokens_BL, start_B, length)
     return batch.tokens_BL[0], got_BL[0], start_B[0]
 
   return lambda *args: jax.device_get(answer(*args))
 
 
-def _shown(ids_L: np.ndarray, start: int, symbols: str) -> str:
-  """The text from `start` on, up to the end token."""
-  answer = list(ids_L[start:])
+def _answer_text(tokens_L: np.ndarray, start: int, symbols: str) -> str:
+  """The text from `start` up to the end token."""
+  answer = list(tokens_L[start:])
   end = answer.index(tokens.EOS) if tokens.EOS in answer else len(answer)
   return tokens.show(answer[:end], symbols)

@@ -35,7 +35,7 @@ class Assistant:
 
   def ask(
     self,
-    asked: str | Sequence[Turn] | Sequence[str],
+    prompt: str | Sequence[Turn] | Sequence[str],
     *,
     max_tokens: int = 128,
     temperature: float = 0.0,
@@ -44,16 +44,20 @@ class Assistant:
     stop: Sequence[str] = (),
     batch_size: int = 8,
   ) -> Any:
-    """The answer to a question or to turns, or a list of answers to questions.
+    """The answer to a question or a conversation, or the answers to several questions.
 
     temperature 0 is greedy. stop: texts that end an answer and are cut off.
     """
-    single = isinstance(asked, str) or (len(asked) > 0 and isinstance(asked[0], Turn))
-    many: list[Any] = [asked] if single else list(asked)
-    turns = [(Turn('user', one),) if isinstance(one, str) else one for one in many]
-    ids = [prompts.question(self.template, one, self.tokenizer) for one in turns]
+    single = isinstance(prompt, str) or (
+      len(prompt) > 0 and isinstance(prompt[0], Turn)
+    )
+    inputs: list[Any] = [prompt] if single else list(prompt)
+    ids = []
+    for item in inputs:
+      turns = (Turn('user', item),) if isinstance(item, str) else item
+      ids.append(prompts.question(self.template, turns, self.tokenizer))
     answers = [''] * len(ids)
-    for made in generate(
+    for generated in generate(
       self.parts.graphdef,
       self.parts.weights(),
       self.tokenizer,
@@ -64,7 +68,7 @@ class Assistant:
       key=jax.random.key(seed) if temperature else None,
       stop_strings=stop,
     ):
-      answers[made.index] = made.text.strip()
+      answers[generated.index] = generated.text.strip()
     return answers[0] if single else answers
 
 
@@ -79,31 +83,28 @@ def load(
 ) -> Assistant:
   """The model of a Hugging Face directory, or of a row of a fine-tuning workdir.
 
-  Of a Hugging Face directory alone: adapter, a PEFT directory; quantize, 'int8' or
-  'nf4' for the weights of the layers; dtype of the weights, by default 'bfloat16';
-  template, by default 'alpaca'. A workdir says all of these itself, and which `row` is
-  asked there. Raises ConfigError.
+  For a Hugging Face directory: adapter, a PEFT directory; quantize, 'int8' or 'nf4' for
+  the weights of the layers; dtype of the weights, by default 'bfloat16'; template, by
+  default 'alpaca'. A workdir determines all of these, and only needs `row`. Raises
+  ConfigError.
   """
   path = Path(directory)
   if restore.is_tuning(path):
-    given = {'quantize': quantize, 'dtype': dtype, 'template': template}
-    for name, value in {'adapter': adapter, **given}.items():
+    overrides = {'quantize': quantize, 'dtype': dtype, 'template': template}
+    for name, value in {'adapter': adapter, **overrides}.items():
       if value is not None:
         raise ConfigError(
           f'{name}={value}: {path} is a fine-tuning run, which says that itself; '
           'leave it out, or give a Hugging Face directory'
         )
-    own, base, parts = restore.row(path, row)
-    return Assistant(parts, base.tokenizer, own.tuning.tune.template)
+    run, base, parts = restore.row(path, row)
+    return Assistant(parts, base.tokenizer, run.tuning.tune.template)
   if row is not None:
     raise ConfigError(
       f'row={row}: {path} is not the workdir of a fine-tuning run; leave it out'
     )
-  quantize, dtype, template = (
-    quantize or 'none',
-    dtype or 'bfloat16',
-    template or 'alpaca',
-  )
+  quantize, dtype = quantize or 'none', dtype or 'bfloat16'
+  template = template or 'alpaca'
   prompts.check_template(template)
   if quantize not in QUANTIZED:
     raise ConfigError(f'quantize={quantize!r} is not one of {", ".join(QUANTIZED)}')

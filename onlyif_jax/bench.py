@@ -1,7 +1,7 @@
-"""Measures how fast a config runs here: `python -m onlyif_jax.bench --config=FILE`.
+"""Measures the speed of a config here: `python -m onlyif_jax.bench --config=FILE`.
 
---peers sets GPT-2 of Hugging Face beside it on the same work, for which torch,
-transformers and accelerate must be installed. Shapes for comparing, on CPU:
+--peers compares with GPT-2 of Hugging Face on the same work, which needs torch,
+transformers and accelerate. Shapes for comparison on CPU:
 
   --config=configs/imin.py --config.data.batch_size=256              # 3 x 64, length 30
   --config=configs/imin.py:full --config.data.batch_size=32 \\
@@ -30,7 +30,7 @@ _OUT = flags.DEFINE_string('out', None, 'A file for everything as JSON.')
 
 
 def main(argv) -> int:
-  """Prints a table, and writes JSON where --out says."""
+  """Prints a table, and writes JSON to --out."""
   del argv
   logging.set_verbosity(logging.WARNING)
   if 'tune' in _CONFIG.value:
@@ -45,9 +45,9 @@ def main(argv) -> int:
   run_config = config.freeze(_CONFIG.value)
   if _PEERS.value:
     benchmark_torch.check()
-    # Both sides share the memory of a GPU.
+    # Both sides share the memory of the GPU.
     os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
-  from onlyif_jax import benchmark, sweep  # JAX starts here
+  from onlyif_jax import benchmark, sweep  # loads JAX
 
   sweep.claim_devices(run_config)
   benchmark.run(

@@ -1,7 +1,7 @@
-"""What `bench` measures, in one report: a table and JSON.
+"""The report of `bench`, as a table and JSON; the speeds in README come from here.
 
-Rates are sums over the members of the stack, as it trains: stored mode, members,
-devices and steps in one dispatch. The figures in README come from here.
+Rates are sums over the members of a stack, which runs as in training: same mode,
+members, devices and steps per dispatch.
 """
 
 import dataclasses
@@ -23,8 +23,8 @@ from onlyif_jax.benchmark_stack import MATMUL, StackBench, matmul_rate
 from onlyif_jax.config import RunConfig, StackConfig, flatten
 from onlyif_jax.provenance import provenance
 
-HELD_OUT = 100_000  # examples whose evaluation is set against a whole training
-QUIET = 0.5  # load average per core above which a machine is not quiet
+HELD_OUT = 100_000  # held-out examples whose evaluation is compared with training
+QUIET = 0.5  # load average per core up to which a machine counts as quiet
 WIDTH = 96  # of the table, in characters
 
 
@@ -37,9 +37,10 @@ def run(
   modes: bool = False,
   out: str | os.PathLike | None = None,
 ) -> dict[str, Any]:
-  """Measures, prints a table, writes JSON to `out`; returns what it writes.
+  """Measures a config, prints a table, writes JSON to `out`; returns the report.
 
-  seconds: of each measurement and of each turn; rounds: turns of a side of the peers.
+  seconds: per measurement and per turn; rounds: turns of each side, with peers; modes:
+  also other ways of stacking members.
   """
   if out is not None:
     Path(out).parent.mkdir(parents=True, exist_ok=True)
@@ -65,7 +66,7 @@ def run(
 
 
 def settle(config: RunConfig) -> RunConfig:
-  """The config as it trains here; `map` where it would measure the modes first."""
+  """The config with the stack settings of this machine; `map` instead of `measure`."""
   config = sweep.resolve(config)
   if config.stack.mode == 'measure':
     stack = dataclasses.replace(config.stack, mode='map')
@@ -74,7 +75,7 @@ def settle(config: RunConfig) -> RunConfig:
 
 
 def machine() -> dict[str, Any]:
-  """Versions, commit, devices and load."""
+  """Provenance, devices, load and date."""
   devices = jax.devices()
   return provenance() | {
     'platform': devices[0].platform,
@@ -90,87 +91,86 @@ def _load() -> float | None:
 
 
 def measure(config: RunConfig, seconds: float) -> dict[str, Any]:
-  """Everything about one config but the peers; see `show` for the names."""
+  """The report of one config, without machine, modes and peers."""
   bench = StackBench(config)
   experiment = bench.experiment
   plan, task = experiment.data.plan, experiment.data.task
-  positions = plan.steps * plan.batch_size
-  _, compiled = bench.compiled
+  examples = plan.steps * plan.batch_size
+  _, compile_stats = bench.compiled
   whole = bench.whole_loop(seconds)
-  share = use(bench, whole.rate)  # the yardstick at once, under the same conditions
+  usage = use(bench, whole.rate)  # at once, so that conditions are the same
   training_memory = memory(bench)
-  made, first = bench.generation(seconds)
-  evaluated = bench.evaluation(seconds, whole.rate)
-  members = config.stack.members
-  verdicts = evaluated['verdicts'].rate
+  generation, checksums = bench.generation(seconds)
+  evaluation = bench.evaluation(seconds, whole.rate)
+  verdicts = evaluation['verdicts']
   return {
     'config': flatten(config),
     'work': {
       'parameters': experiment.parameters,
       'sequence_length': task.sequence_length,
-      'examples_per_member': positions,
+      'examples_per_member': examples,
       'flops_per_member': experiment.flops,
     },
     'whole_loop': whole.columns()
     | {
       'tokens_per_s': whole.rate * task.sequence_length,
-      'run_seconds': positions * members / whole.rate,
+      'run_seconds': examples * config.stack.members / whole.rate,
     },
-    'generation': made.columns()
-    | {'first_checksums': first, 'share_of_whole': whole.rate / made.rate},
-    'evaluation': evaluated['verdicts'].columns()
+    'generation': generation.columns()
+    | {'first_checksums': checksums, 'share_of_whole': whole.rate / generation.rate},
+    'evaluation': verdicts.columns()
     | {
-      'examples': evaluated['examples'],
+      'examples': evaluation['examples'],
       'held_out': HELD_OUT,
-      'share_of_run': (HELD_OUT / verdicts) / (positions / whole.rate),
-      'hashing': evaluated['hashing'].columns(),
+      'share_of_run': (HELD_OUT / verdicts.rate) / (examples / whole.rate),
+      'hashing': evaluation['hashing'].columns(),
     },
     'compile': {
-      'train': compiled,
-      'evaluation_seconds': evaluated['compile_seconds'],
-      'hashing_seconds': evaluated['hashing_compile_seconds'],
+      'train': compile_stats,
+      'evaluation_seconds': evaluation['compile_seconds'],
+      'hashing_seconds': evaluation['hashing_compile_seconds'],
     },
     'memory': training_memory | {'at_the_end': memory(bench)},
-    'use': share,
+    'use': usage,
   }
 
 
 def memory(bench: StackBench) -> dict[str, Any]:
-  """Peak bytes: of each device where it tells, of this process, of the program."""
+  """Peak bytes of a device (None if it has no counter), this process, the program."""
   stats = [device.memory_stats() or {} for device in bench.mesh.devices.flat]
   peak = [s['peak_bytes_in_use'] for s in stats if 'peak_bytes_in_use' in s]
   unit = 1 if sys.platform == 'darwin' else 1024
-  analysed = {k: v for k, v in bench.compiled[1].items() if k.endswith('_bytes')}
+  program = {k: v for k, v in bench.compiled[1].items() if k.endswith('_bytes')}
   return {
     'device_peak_bytes': max(peak) if peak else None,
     'process_peak_bytes': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
-    'program': analysed,
+    'program': program,
   }
 
 
 def use(bench: StackBench, rate: float) -> dict[str, Any]:
-  """FLOPs really done, and their share of what the devices can do.
+  """FLOP/s at a rate of examples/s, and their share of the peak of the devices.
 
-  A CPU has no data sheet here: a bare matmul on the same cores is its yardstick.
+  The peak of a CPU is that of a bare matmul on the same cores, measured here.
   """
   experiment, devices = bench.experiment, list(bench.mesh.devices.flat)
   plan = experiment.data.plan
   flops = experiment.flops / (plan.steps * plan.batch_size) * rate
   platform, kind = devices[0].platform, devices[0].device_kind
-  dtype = experiment.model.compute_dtype
-  known, text = None, None
+  roofline = None
   if platform == 'cpu':
     arithmetic, count = 'f32', 1
     peak = matmul_rate(devices)
     name = f'a bare f32 matmul of {MATMUL} x {MATMUL} here, measured'
   else:
     precision = getattr(jax.config, 'jax_default_matmul_precision', None)
+    dtype = experiment.model.compute_dtype
     arithmetic = peaks.arithmetic(platform, dtype, precision)
     known, count = peaks.find(kind), len(devices)
     peak = peaks.rate(known, arithmetic)
     name = f'{known.name}, {arithmetic}' if peak and known else f'unknown peak ({kind})'
     length = experiment.data.task.sequence_length
-    text = peaks.roofline(experiment.model, length, known, arithmetic)
+    roofline = peaks.roofline(experiment.model, length, known, arithmetic)
   return {
     'flops_per_s': flops,
     'devices': count,
@@ -179,25 +179,25 @@ def use(bench: StackBench, rate: float) -> dict[str, Any]:
     'peak': name,
     'mfu': peaks.mfu(flops, count, peak),
     'formula': peaks.FORMULA,
-    'roofline': text,
+    'roofline': roofline,
   }
 
 
 def ways(config: RunConfig, seconds: float) -> list[dict[str, Any]]:
-  """Other modes, numbers of members and meshes: one thing changed at a time."""
-  stored, total = config.stack, jax.device_count()
-  found = [stored]
-  found += [dataclasses.replace(stored, mode=mode) for mode in ('map', 'vmap')]
-  found.append(StackConfig('serial', stored.members, 1, 1, stored.chunk))
+  """The speed of other modes, numbers of members and meshes, one change at a time."""
+  stored, devices = config.stack, jax.device_count()
+  stacks = [stored]
+  stacks += [dataclasses.replace(stored, mode=mode) for mode in ('map', 'vmap')]
+  stacks.append(StackConfig('serial', stored.members, 1, 1, stored.chunk))
   for members in (stored.member_devices, 2 * stored.members):
-    found.append(dataclasses.replace(stored, members=members))
-  for member, data in ((1, 1), (total, 1), (1, total)):
-    even = not stored.members % member and not config.data.batch_size % data
-    if even and stored.mode != 'serial':
+    stacks.append(dataclasses.replace(stored, members=members))
+  for member, data in ((1, 1), (devices, 1), (1, devices)):
+    divides = not stored.members % member and not config.data.batch_size % data
+    if divides and stored.mode != 'serial':
       mesh = {'member_devices': member, 'data_devices': data}
-      found.append(dataclasses.replace(stored, **mesh))
+      stacks.append(dataclasses.replace(stored, **mesh))
   out = []
-  for stack in dict.fromkeys(found):
+  for stack in dict.fromkeys(stacks):
     bench = StackBench(dataclasses.replace(config, stack=stack))
     rate = bench.whole_loop(seconds)
     out.append(
@@ -210,25 +210,26 @@ def ways(config: RunConfig, seconds: float) -> list[dict[str, Any]]:
 def show(report: dict[str, Any]) -> None:
   """Prints a report."""
   console = Console(width=WIDTH, highlight=False)
-  console.print(_own(report))
+  console.print(_summary(report))
   if 'modes' in report:
     console.print(_ways(report['modes']))
   if 'peers' in report:
     benchmark_peers.show(report['peers'], console)
 
 
-def _own(report: dict[str, Any]) -> Table:
+def _summary(report: dict[str, Any]) -> Table:
   config, here, work = report['config'], report['machine'], report['work']
-  whole, made, judged = (report[k] for k in ('whole_loop', 'generation', 'evaluation'))
-  compiled, share, held = report['compile'], report['use'], report['memory']
+  whole, generation = report['whole_loop'], report['generation']
+  evaluation, compiling = report['evaluation'], report['compile']
+  usage, sizes = report['use'], report['memory']
   length = work['sequence_length']
-  per_device = held['device_peak_bytes']
-  program = sum(held['program'].values())
-  kinds = f'{_mib(per_device)} a device, ' if per_device else ''
-  kinds += f'{_mib(program)} a device by analysis, ' if program else ''
-  mfu = 'unknown' if share['mfu'] is None else f'{share["mfu"]:.1%}'
-  most = share['peak_flops_per_s']
-  peak = share['peak'] + (f', {most / 1e9:,.0f} GFLOP/s' if most else '')
+  device = sizes['device_peak_bytes']
+  program = sum(sizes['program'].values())
+  devices = f'{_mib(device)} a device, ' if device else ''
+  devices += f'{_mib(program)} a device by analysis, ' if program else ''
+  mfu = 'unknown' if usage['mfu'] is None else f'{usage["mfu"]:.1%}'
+  rate = usage['peak_flops_per_s']
+  peak = usage['peak'] + (f', {rate / 1e9:,.0f} GFLOP/s' if rate else '')
   table = Table(show_header=False, box=None)
   lines = {
     'config': f'{config["name"]}:{config["size"]}, {config["model.layers"]} layers x '
@@ -241,22 +242,23 @@ def _own(report: dict[str, Any]) -> Table:
     f'chunks of {config["stack.chunk"]} steps',
     'whole loop': f'{_rate(whole)} examples/s, {whole["tokens_per_s"]:,.0f} tokens/s, '
     f'data included; a run of this stack: {_duration(whole["run_seconds"])}',
-    'generation': f'{_rate(made)} examples/s alone, {made["share_of_whole"]:.1%} of the '
-    'whole loop',
-    'evaluation': f'{_rate(judged)} examples/s alone; {HELD_OUT:,} held-out examples '
-    f'take {judged["share_of_run"]:.1%} of the training',
-    'prompt hashes': f'{judged["hashing"]["per_s"]:,.0f} /s, to leave out what was '
+    'generation': f'{_rate(generation)} examples/s alone, '
+    f'{generation["share_of_whole"]:.1%} of the whole loop',
+    'evaluation': f'{_rate(evaluation)} examples/s alone; {HELD_OUT:,} held-out '
+    f'examples take {evaluation["share_of_run"]:.1%} of the training',
+    'prompt hashes': f'{evaluation["hashing"]["per_s"]:,.0f} /s, to leave out what was '
     'trained on',
-    'compiling': f'{compiled["train"]["seconds"]:.1f} s training, '
-    f'{compiled["evaluation_seconds"]:.1f} s evaluation, '
-    f'{compiled["hashing_seconds"]:.1f} s hashes; nothing cached',
-    'memory': f'{kinds}{_mib(held["process_peak_bytes"])} of the process, at its peak',
-    'FLOPs': f'{share["flops_per_s"] / 1e9:,.1f} GFLOP/s really done, MFU {mfu}',
-    'peak': f'{share["devices"]} x {peak}',
-    'formula': share['formula'],
+    'compiling': f'{compiling["train"]["seconds"]:.1f} s training, '
+    f'{compiling["evaluation_seconds"]:.1f} s evaluation, '
+    f'{compiling["hashing_seconds"]:.1f} s hashes; nothing cached',
+    'memory': f'{devices}{_mib(sizes["process_peak_bytes"])} of the process, at its '
+    'peak',
+    'FLOPs': f'{usage["flops_per_s"] / 1e9:,.1f} GFLOP/s really done, MFU {mfu}',
+    'peak': f'{usage["devices"]} x {peak}',
+    'formula': usage['formula'],
   }
-  if share['roofline']:
-    lines['roofline'] = share['roofline']
+  if usage['roofline']:
+    lines['roofline'] = usage['roofline']
   for name, value in lines.items():
     table.add_row(name, value)
   return table

@@ -1,6 +1,6 @@
-"""What devices can do at most, from their data sheets, and shares of it. No jax here.
+"""Peak rates of devices by their data sheets, and shares of them; without jax.
 
-Dense rates; those of a GPU are of its tensor cores where it has them for the dtype.
+Rates are dense; those of a GPU are of its tensor cores where these take the dtype.
 """
 
 import dataclasses
@@ -15,11 +15,11 @@ FORMULA = (
 
 @dataclasses.dataclass(frozen=True)
 class Peak:
-  """The peaks of one device: TFLOP/s by arithmetic, and GB/s of its memory."""
+  """The peaks of one device."""
 
   name: str
-  tflops: Mapping[str, float]  # of 'bf16', 'f16', 'tf32', 'f32'
-  bandwidth: float
+  tflops: Mapping[str, float]  # 'bf16', 'f16', 'tf32' or 'f32' -> TFLOP/s
+  bandwidth: float  # of its memory, GB/s
 
 
 def _hopper(name: str, bandwidth: float) -> Peak:
@@ -32,8 +32,8 @@ def _ampere(name: str, bandwidth: float) -> Peak:
   return Peak(name, rates, bandwidth)
 
 
-# The whole name by which JAX calls a device -> its peaks. Names that are not here,
-# such as a part of a divided GPU, are unknown: nothing is guessed.
+# Pattern of JAX's full name for a device -> its peaks. Other names, such as a MIG slice
+# of a GPU, are unknown: nothing is guessed.
 _TABLE = {
   r'(NVIDIA )?A100-(SXM4|PCIE)-40GB': _ampere('A100 40 GB', 1555),
   r'(NVIDIA )?A100-SXM4-80GB': _ampere('A100 SXM 80 GB', 2039),
@@ -61,7 +61,7 @@ _TABLE = {
 
 
 def find(device_kind: str) -> Peak | None:
-  """The peaks of a device by JAX's name for it, None where they are not known."""
+  """The peaks of a device by JAX's name for it, None if unknown."""
   for pattern, peak in _TABLE.items():
     if re.fullmatch(pattern, device_kind):
       return peak
@@ -69,9 +69,10 @@ def find(device_kind: str) -> Peak | None:
 
 
 def arithmetic(platform: str, compute_dtype: str, precision: str | None = None) -> str:
-  """The arithmetic of matmuls of a dtype at JAX's default precision, or another.
+  """The arithmetic of matmuls: 'bf16', 'tf32' or 'f32'.
 
-  A TPU multiplies float32 in one pass of bfloat16, a GPU that has TF32 in that.
+  precision: jax_default_matmul_precision. By default a TPU multiplies float32 in one
+  pass of bfloat16, and a GPU in TF32 if it has that.
   """
   if compute_dtype == 'bfloat16':
     return 'bf16'
@@ -81,37 +82,37 @@ def arithmetic(platform: str, compute_dtype: str, precision: str | None = None) 
 
 
 def rate(peak: Peak | None, kind: str) -> float | None:
-  """FLOP/s of a device at an arithmetic, None where it is unknown."""
+  """FLOP/s of a device in an arithmetic, None if unknown."""
   if peak is None:
     return None
   if kind == 'tf32' and kind not in peak.tflops:
-    kind = 'f32'  # a GPU from before TF32
+    kind = 'f32'  # a GPU older than TF32
   return peak.tflops[kind] * 1e12 if kind in peak.tflops else None
 
 
 def mfu(flops_per_s: float, devices: int, peak: float | None) -> float | None:
-  """The share of the devices' peak FLOP/s, None where that is unknown."""
+  """Model FLOPs utilisation: the share of all devices' peak; None if unknown."""
   return None if not peak else flops_per_s / (devices * peak)
 
 
 def roofline(model, length: int, peak: Peak | None, kind: str) -> str | None:
-  """What bounds a training step, by an estimate: text; None where peaks are unknown.
+  """Estimates, as text, whether memory or arithmetic bounds training; None if unknown.
 
-  model: width, heads, compute_dtype. Per token and layer, forward, in elements
-  read or written when only matmuls, norms, GELU, residual sums and the softmax are
-  separate passes: 34 D, and 4 H L for the scores; twice that again backward.
+  model: width, heads, compute_dtype. The forward pass reads and writes 34 D elements
+  per token and layer, and 4 H L for the scores, if only matmuls, norms, GELU, residual
+  sums and softmax are separate passes over memory; the backward pass twice as many.
   """
-  most = rate(peak, kind)
-  if peak is None or most is None:
+  flops_per_s = rate(peak, kind)
+  if peak is None or flops_per_s is None:
     return None
-  d, size = model.width, 2 if model.compute_dtype == 'bfloat16' else 4
-  moved = 3 * size * (34 * d + 4 * model.heads * length)
+  d, itemsize = model.width, 2 if model.compute_dtype == 'bfloat16' else 4
+  moved = 3 * itemsize * (34 * d + 4 * model.heads * length)
   flops = 3 * (24 * d * d + 4 * length * d)
-  memory, compute = moved / (peak.bandwidth * 1e9), flops / most
+  memory, compute = moved / (peak.bandwidth * 1e9), flops / flops_per_s
   bound = 'memory' if memory > compute else 'arithmetic'
   return (
     f'{moved:,} bytes and {flops:,} FLOPs per token and layer (estimate): '
     f'{memory * 1e9:.2g} ns of {peak.bandwidth:,.0f} GB/s, {compute * 1e9:.2g} ns of '
-    f'{most / 1e12:,.0f} TFLOP/s, so {bound} bounds it; at best '
+    f'{flops_per_s / 1e12:,.0f} TFLOP/s, so {bound} bounds it; at best '
     f'{min(1, compute / memory):.0%} MFU'
   )

@@ -1,15 +1,18 @@
-"""The same work here and under Hugging Face: GPT-2, in turn with ours.
+"""Compares training here with Hugging Face GPT-2 on the same work.
 
-Same vocabulary, layers, width, heads, length, batch, tokens, weights at the start,
-loss on answers alone, AdamW, dropout 0; float32 on CPU, bfloat16 matmuls on a GPU.
-Ours makes its data as it trains; Trainer loads them with its DataLoader; the bare
-loop has them in memory. Sides take turns (A B A B); ratios are of one round.
+Both sides have the same vocabulary, layers, width, heads, length, batches, tokens,
+initial weights, loss on answers alone, AdamW and dropout 0; float32 on CPU, bfloat16
+matmuls on a GPU. Our side makes its data as it trains, Trainer loads them with its
+DataLoader, the bare loop has them in memory. Sides take turns (A B A B), and ratios
+are taken within a round.
 """
 
 import dataclasses
+import functools
 import os
 import statistics
 import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +30,8 @@ from onlyif_jax.experiment import Experiment
 from onlyif_jax.models import hf
 from onlyif_jax.training import ensemble
 
-BATCHES = 256  # most batches that are made beforehand for the other side
-TOLERANCE = 1e-4  # relative difference of the losses of one batch
+BATCHES = 256  # most batches to prepare for the other side
+TOLERANCE = 1e-4  # largest relative difference of the losses of one batch
 OURS = {
   'ours_one': 'ours, one member',
   'ours_stack': 'ours, the whole stack',
@@ -41,7 +44,7 @@ SIDES = OURS | {
 
 
 def comparable(config: RunConfig) -> RunConfig:
-  """The config with the model and optimiser that both sides have."""
+  """The config with a model and an optimiser that both sides have."""
   if config.data.balance:
     raise ConfigError('--peers: data.balance=True has no counterpart; set it to False')
   dtype = 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
@@ -53,21 +56,21 @@ def comparable(config: RunConfig) -> RunConfig:
 
 
 def compare(config: RunConfig, seconds: float, rounds: int) -> dict[str, Any]:
-  """Every side's turns, medians and ratios; raises ConfigError without torch.
+  """Turns, medians and ratios of all sides; raises ConfigError without torch.
 
-  seconds: about, of each turn.
+  seconds: of each turn, about.
   """
   benchmark_torch.check()
   config = comparable(config)
-  alone = StackConfig(config.stack.mode, 1, 1, 1, config.stack.chunk)
+  one = StackConfig(config.stack.mode, 1, 1, 1, config.stack.chunk)
   stack = StackBench(config)
   ours = {
-    'ours_one': StackBench(dataclasses.replace(config, stack=alone)),
+    'ours_one': StackBench(dataclasses.replace(config, stack=one)),
     'ours_stack': stack,
   }
-  with tempfile.TemporaryDirectory() as name:
-    settings, loss = prepare(stack.experiment, Path(name))
-    with benchmark_torch.Worker(Path(name), settings) as worker:
+  with tempfile.TemporaryDirectory() as folder:
+    settings, loss = prepare(stack.experiment, Path(folder))
+    with benchmark_torch.Worker(Path(folder), settings) as worker:
       theirs = worker.about['first_loss']
       if abs(theirs - loss) > TOLERANCE * abs(loss):
         raise ConfigError(
@@ -80,42 +83,42 @@ def compare(config: RunConfig, seconds: float, rounds: int) -> dict[str, Any]:
 
 
 def prepare(experiment: Experiment, folder: Path) -> tuple[dict[str, Any], float]:
-  """Writes weights and examples for the other side: (its settings, our loss).
+  """Writes weights and examples for the other side; returns (its settings, our loss).
 
-  The loss is of the first batch, under the weights that both sides begin with.
+  The loss is of the first batch, under the initial weights of both sides.
   """
   config, plan = experiment.config, experiment.data.plan
   stack = dataclasses.replace(config.stack, members=1, member_devices=1, data_devices=1)
   run = dataclasses.replace(experiment.run, stack=stack)
-  members = StackBench(run).members
-  member = ensemble.unstack(members, 0)
+  member = ensemble.unstack(StackBench(run).members, 0)
   params = jax.jit(experiment.trainer.init)(member)['params']
   hf.save_gpt2(params, experiment.model, folder / 'model')
-  count = min(BATCHES, plan.steps)
-  made = examples(experiment, member, count)
-  np.savez(folder / 'data.npz', tokens=made['tokens'], labels=made['labels'])
-  o = config.optim
-  optimizer = {k: getattr(o, k) for k in ('learning_rate', 'b1', 'b2', 'eps')}
-  optimizer |= {'weight_decay': o.weight_decay, 'clip': o.clip}
-  settings = {'batch_size': plan.batch_size, 'optimizer': optimizer, 'cores': _cores()}
+  arrays = examples(experiment, member, min(BATCHES, plan.steps))
+  np.savez(folder / 'data.npz', tokens=arrays['tokens'], labels=arrays['labels'])
+  fields = ('learning_rate', 'b1', 'b2', 'eps', 'weight_decay', 'clip')
+  settings = {
+    'batch_size': plan.batch_size,
+    'optimizer': {name: getattr(config.optim, name) for name in fields},
+    'cores': _cores(),
+  }
   return settings, first_loss(experiment, member, params)
 
 
 def examples(experiment: Experiment, member, batches: int) -> dict[str, np.ndarray]:
-  """tokens and labels [n, L] of the first batches of a member's training."""
+  """tokens and labels [N, L] of the first batches of a member's training."""
   make = jax.jit(experiment.data.train_batch)
-  made: dict[str, list] = {'tokens': [], 'labels': []}
+  tokens, labels = [], []
   for step in range(batches):
     batch = make(member, jnp.int32(step))
     tokens_BL = np.asarray(batch.tokens_BL)
-    made['tokens'].append(tokens_BL)
     counts_BL = np.asarray(batch.weights_BL) > 0
-    made['labels'].append(np.where(counts_BL, tokens_BL, IGNORED))
-  return {k: np.concatenate(v) for k, v in made.items()}
+    tokens.append(tokens_BL)
+    labels.append(np.where(counts_BL, tokens_BL, IGNORED))
+  return {'tokens': np.concatenate(tokens), 'labels': np.concatenate(labels)}
 
 
 def first_loss(experiment: Experiment, member, params) -> float:
-  """Our loss of the first batch, in nats per answer token, in float32."""
+  """Our loss on the first batch, in nats per answer token, in float32."""
   model = dataclasses.replace(experiment.model, compute_dtype='float32')
   trainer = dataclasses.replace(experiment.trainer, model=model)
 
@@ -128,54 +131,62 @@ def first_loss(experiment: Experiment, member, params) -> float:
 
 
 def _cores() -> int:
-  """The cores that this process may use, and with it the other side's."""
+  """The number of cores that this process, and so the other side's, may use."""
   if hasattr(os, 'sched_getaffinity'):
     return len(os.sched_getaffinity(0))
   return os.cpu_count() or 1
 
 
-def _turns(ours, worker, seconds: float, rounds: int, batch: int) -> list[dict]:
-  """Rounds of one turn of each side: what each did, and how long it took."""
-  calls = {}
+def _turns(
+  ours: Mapping[str, StackBench],
+  worker: benchmark_torch.Worker,
+  seconds: float,
+  rounds: int,
+  batch_size: int,
+) -> list[dict[str, Any]]:
+  """Rounds of one turn of each side: its steps, seconds and rate."""
+  # Side -> (function of a number of steps that returns seconds, examples per step).
+  sides: dict[str, tuple[Callable[[int], float], int]] = {}
   for side, bench in ours.items():
-    calls[side] = (lambda n, bench=bench: wall(bench.training.run, n)), bench.per_step
+    sides[side] = functools.partial(wall, bench.training.run), bench.per_step
   for side in worker.about['sides']:
-    calls[side] = (lambda n, side=side: worker.turn(side, n)), batch
+    sides[side] = functools.partial(worker.turn, side), batch_size
   steps = {}
-  for side, (call, _) in calls.items():
-    call(1)  # compiles, or creates what a first call creates
+  for side, (train, _) in sides.items():
+    train(1)  # compiles, or allocates
     few = 3
-    steps[side] = max(1, round(seconds / (call(few) / few)))
+    steps[side] = max(1, round(seconds / (train(few) / few)))
   turns = []
   for number in range(rounds):
-    for side, (call, size) in calls.items():
-      taken = call(steps[side])
+    for side, (train, examples_per_step) in sides.items():
+      taken = train(steps[side])
       turns.append(
         {
           'round': number,
           'side': side,
           'steps': steps[side],
           'seconds': round(taken, 6),
-          'examples_per_s': steps[side] * size / taken,
+          'examples_per_s': steps[side] * examples_per_step / taken,
         }
       )
   return turns
 
 
 def summary(turns: list[dict[str, Any]]) -> dict[str, Any]:
-  """Medians by side, and ratios ours / theirs within each round."""
+  """Median rates by side, and ratios ours / theirs within each round."""
   rates: dict[str, list[float]] = {}
   for turn in turns:
     rates.setdefault(turn['side'], []).append(turn['examples_per_s'])
   ratios = {}
-  for a in OURS:
-    for b in (side for side in rates if side not in OURS):
-      each = [x / y for x, y in zip(rates[a], rates[b], strict=True)]
-      ratios[f'{a}/{b}'] = {
-        'median': statistics.median(each),
-        'low': min(each),
-        'high': max(each),
-        'per_round': each,
+  for ours in OURS:
+    for theirs in (side for side in rates if side not in OURS):
+      pairs = zip(rates[ours], rates[theirs], strict=True)
+      per_round = [a / b for a, b in pairs]
+      ratios[f'{ours}/{theirs}'] = {
+        'median': statistics.median(per_round),
+        'low': min(per_round),
+        'high': max(per_round),
+        'per_round': per_round,
       }
   medians = {side: statistics.median(each) for side, each in rates.items()}
   return {'examples_per_s': medians, 'ratios': ratios}
@@ -197,12 +208,12 @@ def show(report: dict[str, Any], console: Console) -> None:
   for name in OURS.values():
     table.add_column(f'{name.partition(", ")[2]} / it')
   for side, rate in report['examples_per_s'].items():
-    cells = [report['ratios'].get(f'{a}/{side}') for a in OURS]
-    table.add_row(SIDES[side], f'{rate:,.0f}', *map(_ratio, cells))
+    ratios = [report['ratios'].get(f'{ours}/{side}') for ours in OURS]
+    table.add_row(SIDES[side], f'{rate:,.0f}', *map(_cell, ratios))
   console.print(table)
 
 
-def _ratio(found: dict[str, Any] | None) -> str:
-  if found is None:
+def _cell(ratio: dict[str, Any] | None) -> str:
+  if ratio is None:
     return ''
-  return f'{found["median"]:.2f} [{found["low"]:.2f}, {found["high"]:.2f}]'
+  return f'{ratio["median"]:.2f} [{ratio["low"]:.2f}, {ratio["high"]:.2f}]'

@@ -1,7 +1,7 @@
-"""The Hugging Face side of a benchmark: GPT-2 under torch, in a process of its own.
+"""The Hugging Face side of a benchmark: GPT-2 under torch, in its own process.
 
-The process is kept alive between turns, waiting for its next line, so that it takes
-nothing from the other side. No jax here; torch is loaded in that process alone.
+Between turns the process blocks on its standard input, so it takes no time from the
+other side. Without jax; torch is loaded in that process only.
 """
 
 import contextlib
@@ -21,12 +21,12 @@ import numpy as np
 from onlyif_jax.config import ConfigError
 
 NEEDED = ('torch', 'transformers', 'accelerate', 'safetensors')
-WARM = 3  # steps before those that are timed
+WARM = 3  # untimed steps at the start of each turn
 IGNORED = -100  # label of a position without loss
 
 
 def check() -> None:
-  """Raises ConfigError where a package is missing; loads none of them."""
+  """Raises ConfigError if a package is missing; imports none of them."""
   missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
   if missing:
     raise ConfigError(
@@ -36,10 +36,10 @@ def check() -> None:
 
 
 class Worker:
-  """The process, over a folder with model/, data.npz and settings.json.
+  """The process, on a folder with model/ and data.npz (tokens and labels [N, L]).
 
-  settings: batch_size, cores, optimizer (learning_rate, b1, b2, eps, weight_decay,
-  clip) and steps. data.npz: tokens and labels [n, L].
+  settings: batch_size, cores, and optimizer (learning_rate, b1, b2, eps, weight_decay,
+  clip). `about` has versions, sides and the loss of the first batch.
   """
 
   def __init__(self, folder: Path, settings: Mapping[str, Any]):
@@ -47,13 +47,13 @@ class Worker:
     root = str(Path(__file__).resolve().parents[1])
     path = os.pathsep.join(filter(None, [root, os.environ.get('PYTHONPATH')]))
     quiet = {'HF_HUB_OFFLINE': '1', 'TRANSFORMERS_VERBOSITY': 'error'}
-    self.said = folder / 'said.txt'
-    with self.said.open('w') as said:
+    self.log = folder / 'said.txt'
+    with self.log.open('w') as log:
       self.process = subprocess.Popen(
         [sys.executable, '-m', 'onlyif_jax.benchmark_torch', str(folder)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=said,
+        stderr=log,
         text=True,
         env=os.environ | quiet | {'PYTHONPATH': path},
       )
@@ -64,7 +64,7 @@ class Worker:
       raise
 
   def turn(self, side: str, steps: int) -> float:
-    """Seconds that a side of `about['sides']` needs for so many steps."""
+    """Seconds that one of `about['sides']` takes for a number of steps."""
     assert self.process.stdin is not None
     self.process.stdin.write(json.dumps([side, steps]) + '\n')
     self.process.stdin.flush()
@@ -76,8 +76,8 @@ class Worker:
     if line:
       return json.loads(line)
     self.process.wait()
-    said = self.said.read_text().strip().splitlines() or ['nothing']
-    raise ConfigError(f'--peers: the process of torch ended and said: {said[-1]}')
+    lines = self.log.read_text().strip().splitlines() or ['nothing']
+    raise ConfigError(f'--peers: the process of torch ended and said: {lines[-1]}')
 
   def close(self) -> None:
     """Ends the process."""
@@ -95,7 +95,7 @@ class Worker:
 
 
 class Peer:
-  """GPT-2 of transformers on the examples of a folder, trained in several ways."""
+  """GPT-2 of transformers on the examples of a folder, with several training loops."""
 
   def __init__(self, folder: Path):
     self.torch: Any = importlib.import_module('torch')
@@ -113,17 +113,17 @@ class Peer:
     if self.gpu:
       compiled = self.torch.compile(self.model())
       self.runs['compiled'] = Bare(self, compiled)
-    self.trained = self.model()  # by Trainer
+    self.trainer_model = self.model()
 
   def model(self):
-    """A model with the folder's weights, in training mode."""
+    """A model with the initial weights, in training mode."""
     cls = self.transformers.GPT2LMHeadModel
     model = cls.from_pretrained(self.folder / 'model', dtype=self.torch.float32)
     model.config.use_cache = False
     return model.to(self.device).train()
 
   def about(self) -> dict[str, Any]:
-    """Versions, sides, and the loss of the first batch, for a check."""
+    """Versions, settings, sides, and the loss of the first batch."""
     rows = slice(0, self.settings['batch_size'])
     with self.torch.no_grad():
       loss = self.model()(
@@ -135,18 +135,18 @@ class Peer:
       'versions': versions,
       'device': self.device,
       'threads': self.torch.get_num_threads(),
-      'attention': self.trained.config._attn_implementation,
+      'attention': self.trainer_model.config._attn_implementation,
       'sides': list(self.runs),
       'first_loss': float(loss),
     }
 
   def wait(self) -> None:
-    """Returns when the device has done what it was given."""
+    """Waits until the device is idle."""
     if self.gpu:
       self.torch.cuda.synchronize()
 
   def mixed(self):
-    """bfloat16 matmuls on a GPU, float32 elsewhere."""
+    """A context of bfloat16 matmuls on a GPU, of float32 elsewhere."""
     return self.torch.autocast('cuda', self.torch.bfloat16, enabled=self.gpu)
 
   def trainer(self, steps: int) -> float:
@@ -172,7 +172,7 @@ class Peer:
       disable_tqdm=True,
     )
     self.transformers.Trainer(
-      model=self.trained,
+      model=self.trainer_model,
       args=arguments,
       train_dataset=Examples(self.tokens_NL, self.labels_NL),
       callbacks=[clock],
@@ -180,14 +180,14 @@ class Peer:
     return clock.seconds
 
   def _clock(self, steps: int):
-    """A callback whose `seconds` are of the steps after the first WARM ones."""
+    """A callback that takes the `seconds` of all steps but the first WARM ones."""
     wait = self.wait
 
     class Clock(self.transformers.TrainerCallback):
       began = seconds = 0.0
 
       def on_step_end(self, args, state, control, **kwargs):
-        """From the end of a step to the end of another: fetching data is inside."""
+        """Times from the end of step WARM to the end of the last, data included."""
         if state.global_step == WARM:
           wait()
           self.began = time.perf_counter()
@@ -199,7 +199,7 @@ class Peer:
 
 
 class Examples:
-  """A dataset as torch wants it."""
+  """A map-style dataset for torch."""
 
   def __init__(self, tokens_NL, labels_NL):
     self.tokens_NL, self.labels_NL = tokens_NL, labels_NL
@@ -212,7 +212,7 @@ class Examples:
 
 
 class Bare:
-  """Forward, loss, backward and AdamW on batches that lie on the device."""
+  """A plain loop: forward, loss, backward and AdamW on batches in device memory."""
 
   def __init__(self, peer: Peer, model):
     self.peer, self.model, self.done = peer, model, 0
@@ -238,7 +238,7 @@ class Bare:
     )
 
   def __call__(self, steps: int) -> float:
-    """Seconds of `steps` steps."""
+    """Trains on, and returns the seconds of `steps` steps."""
     self._train(WARM)
     self.peer.wait()
     began = time.perf_counter()
@@ -261,9 +261,9 @@ class Bare:
 
 
 def serve(folder: Path) -> None:
-  """Answers each line [side, steps] on standard input with the seconds it took."""
+  """Answers each line [side, steps] of standard input with the seconds it took."""
   answers = os.fdopen(os.dup(1), 'w', buffering=1)
-  os.dup2(2, 1)  # whatever the libraries print
+  os.dup2(2, 1)  # what the libraries print must not mix with the answers
   peer = Peer(folder)
   print(json.dumps(peer.about()), file=answers)
   for line in sys.stdin:

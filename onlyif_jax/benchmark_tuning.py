@@ -1,7 +1,7 @@
-"""What `bench` measures of a fine-tuning config: training and generation, tokens/s.
+"""The report of `bench` for a fine-tuning config: training and generation, tokens/s.
 
-The model has the run's shapes, precision and adapters and random weights: nothing is
-loaded, so a published config.json is enough.
+The model has the run's shapes, precision and adapters, but random weights, so a
+published config.json is enough.
 """
 
 import json
@@ -29,16 +29,16 @@ from onlyif_jax.training.tuning import TuneStep, train_step
 def run(
   tuning: Tuning, *, seconds: float, out: str | os.PathLike | None = None
 ) -> dict[str, Any]:
-  """Measures, prints a table, writes JSON to `out`; returns what it writes.
+  """Measures a config, prints a table, writes JSON to `out`; returns the report.
 
-  seconds: of each measurement, which has at least one step.
+  seconds: per measurement, which has at least one step.
   """
   config = predict.decoder(tuning)
   mesh = placement.make_mesh(tuning.devices)
   parts = model(tuning, config, mesh)
   report: dict[str, Any] = {'machine': benchmark.machine()}
   report['generation'] = _generation(tuning, parts, config.vocab_size, seconds)
-  # Last: its first step takes the adapters' memory.
+  # Last, because its first step donates the adapters.
   report['training'] = _training(tuning, parts, config.vocab_size, mesh, seconds)
   report['predicted_bytes'] = predict.memory(tuning, config).total
   lines = [
@@ -55,10 +55,10 @@ def run(
 
 
 def model(tuning: Tuning, config: DecoderConfig, mesh) -> Parts:
-  """The run's model with random weights, split over the mesh as the run's is."""
+  """The run's model with random weights, sharded over the mesh like the run's."""
   parts = lora.adapt(
     config,
-    random_weights(config, tuning.base.dtype, mesh),  # which nothing else keeps alive
+    random_weights(config, tuning.base.dtype, mesh),  # not named, so it can be freed
     tuning.lora,
     tuning.base.quantize,
     jax.random.key(1),
@@ -69,7 +69,7 @@ def model(tuning: Tuning, config: DecoderConfig, mesh) -> Parts:
 
 
 def random_weights(config: DecoderConfig, dtype: str, mesh) -> dict:
-  """Fresh weights in a dtype, each made where it lives."""
+  """Random weights in a dtype, each made on its own devices."""
 
   def make(key):
     return jax.tree.map(lambda p: p.astype(dtype), llama.init(config, key))
@@ -78,8 +78,10 @@ def random_weights(config: DecoderConfig, dtype: str, mesh) -> dict:
   return jax.jit(make, out_shardings=placed)(jax.random.key(0))
 
 
-def _training(tuning, parts, vocabulary, mesh, seconds) -> dict[str, float]:
-  """Whole lines, every token counted."""
+def _training(
+  tuning: Tuning, parts: Parts, vocabulary: int, mesh, seconds: float
+) -> dict[str, float]:
+  """Times training steps on full rows, with a loss on every token."""
   t, rng = tuning.tune, np.random.default_rng(0)
   shape = (t.batch_size, t.length)
   batch = {
@@ -100,7 +102,7 @@ def _training(tuning, parts, vocabulary, mesh, seconds) -> dict[str, float]:
   began = time.perf_counter()
   state, sums = step(state)
   jax.block_until_ready(sums)
-  compiled, steps = time.perf_counter() - began, 0
+  first, steps = time.perf_counter() - began, 0
   began = time.perf_counter()
   while not steps or time.perf_counter() - began < seconds:
     state, sums = step(state)
@@ -108,20 +110,22 @@ def _training(tuning, parts, vocabulary, mesh, seconds) -> dict[str, float]:
     steps += 1
   took = time.perf_counter() - began
   return {
-    'first_step_seconds': compiled,
+    'first_step_seconds': first,
     'step_seconds': took / steps,
     'tokens_per_second': steps * t.batch_size * t.length / took,
   }
 
 
-def _generation(tuning, parts, vocabulary, seconds) -> dict[str, float]:
-  """Prompts of half a line, answers of answers.max_tokens tokens, none ending early."""
+def _generation(
+  tuning: Tuning, parts: Parts, vocabulary: int, seconds: float
+) -> dict[str, float]:
+  """Times generation: prompts of half a row, and answers that never end early."""
   a, rng = tuning.answers, np.random.default_rng(1)
   length = max(1, tuning.tune.length // 2)
   prompts = rng.integers(0, vocabulary, (a.batch_size, length)).tolist()
 
   def answer() -> int:
-    made = generate(
+    generated = generate(
       parts.graphdef,
       parts.weights(),
       None,
@@ -130,17 +134,17 @@ def _generation(tuning, parts, vocabulary, seconds) -> dict[str, float]:
       batch_size=a.batch_size,
       stop_ids=(),
     )
-    return sum(len(one.tokens) for one in made)
+    return sum(len(answer.tokens) for answer in generated)
 
   began = time.perf_counter()
   answer()
-  compiled, tokens = time.perf_counter() - began, 0
+  first, tokens = time.perf_counter() - began, 0
   began = time.perf_counter()
   while not tokens or time.perf_counter() - began < seconds:
     tokens += answer()
   took = time.perf_counter() - began
   return {
-    'first_batch_seconds': compiled,
+    'first_batch_seconds': first,
     'new_tokens_per_second': tokens / took,
     'prompt_tokens': float(length),
   }

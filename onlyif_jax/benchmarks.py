@@ -60,15 +60,15 @@ def main(argv) -> int:
   from onlyif_jax import benchmarking  # JAX starts here
   from onlyif_jax.analysis import table
 
-  own: dict[str, Any] = {
+  values: dict[str, Any] = {
     flag.name: Path(flag.value) if flag.value else None
     for flag in (_MODEL, _ADAPTER, _DATA, _SAMPLES)
   }
-  plain = (_DTYPE, _QUANTIZE, _PROTOCOL, _LIMIT, _WORKERS, _ALLOW_NETWORK)
-  plain += (_BATCH_SIZE, _DEVICES, _SEED, _SAMPLES_EACH)
-  own |= {flag.name: flag.value for flag in plain}
+  scalars = (_DTYPE, _QUANTIZE, _PROTOCOL, _LIMIT, _WORKERS, _ALLOW_NETWORK)
+  scalars += (_BATCH_SIZE, _DEVICES, _SEED, _SAMPLES_EACH)
+  values |= {flag.name: flag.value for flag in scalars}
   settings = benchmarking.Settings(
-    out=Path(_OUT.value), benchmarks=tuple(_BENCHMARKS.value), **own
+    out=Path(_OUT.value), benchmarks=tuple(_BENCHMARKS.value), **values
   )
   table.show_grids([benchmarking.table(benchmarking.run(settings))])
   print(f'written: {_OUT.value}')

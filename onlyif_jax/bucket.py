@@ -1,15 +1,15 @@
 """Workdirs on a bucket: `gs://bucket/dir`, or any other URL that fsspec knows.
 
-A run works on a local copy. What is there is pulled before it starts; while it runs
-and at its end, what changed is pushed. A push may be cut short at any moment, so its
-order is such that a run goes on from whatever is there as from a kill:
+A run works on a local copy, which is pulled before it starts and pushed while it runs
+and at its end. A push may be cut short at any moment, so its order lets a run resume
+from whatever is there as it would after a kill:
 
 - tables before checkpoints: rows beyond the restored step are cut back, but rows
   before it are never written again;
-- of a step its digest last, as without one a step does not count;
-- the ledger after both, as it was when the push began, so that a stack which it calls
-  done has its rows and its last step there;
-- then what the run removed is removed there too, a step's digest first.
+- within a step its digest last, as a step without one does not count;
+- then the ledger as it was when the push began, so that the rows and the last step of
+  a stack that it calls done are there;
+- removals last, a step's digest first.
 """
 
 import contextlib
@@ -31,9 +31,9 @@ from onlyif_jax.workdir import Workdir
 
 LEDGER = 'ledger.jsonl'
 DIGEST = 'digest.json'  # as checkpoint.py writes it
-LOOK = 2.0  # seconds between looks for a new checkpoint, which is pushed at once
-INTERVAL = 60.0  # seconds between pushes without one
-PAUSES = (1.0, 5.0)  # seconds before the second and third try of the last push
+LOOK = 2.0  # seconds between polls for a new checkpoint, which is pushed at once
+INTERVAL = 60.0  # seconds between pushes without a new checkpoint
+PAUSES = (1.0, 5.0)  # seconds before the second and third attempt of the last push
 _STEP = re.compile(r'checkpoints/([0-9]+)/(?:0|[1-9][0-9]*)/')
 
 
@@ -45,12 +45,12 @@ def local(
   write: bool = False,
   checkpoints: bool = True,
 ) -> Iterator[Path]:
-  """The local directory of `workdir`/`part`: that very path, or a URL's local copy.
+  """The local directory of `workdir`/`part`: that path itself, or a copy of a URL.
 
-  write: push changes while the block runs and at its end. checkpoints: pull them too.
-  The copy (below $TMPDIR) goes away once all of it is there, and standard output
-  names it by its URL meanwhile. Raises ConfigError where the URL cannot be used; for
-  the last push it names the copy, which is then kept.
+  write: push changes while the block runs and at its end; checkpoints: pull them too.
+  The copy lies below $TMPDIR and is removed once all of it is pushed; until then
+  standard output shows the URL in place of its path. Raises ConfigError where the URL
+  cannot be used; if the last push fails, the error names the copy, which is kept.
   """
   url = str(workdir).rstrip('/')
   if not is_url(workdir):
@@ -73,11 +73,11 @@ def local(
         with _pushing(mirror):
           yield mirror.path
       except BaseException as e:
-        # A second Ctrl-C does not wait.
+        # After a second Ctrl-C nothing is pushed.
         unsent = isinstance(e, KeyboardInterrupt) or bool(_last_push(mirror))
         if unsent:
-          lacks = f'{mirror.url} lacks the newest files; they are in {mirror.path}'
-          print(lacks, file=sys.stderr)
+          message = f'{mirror.url} lacks the newest files; they are in {mirror.path}'
+          print(message, file=sys.stderr)
         raise
     reason = _last_push(mirror)
     unsent = bool(reason)
@@ -92,107 +92,107 @@ def local(
 
 
 def is_url(workdir: str | Path) -> bool:
-  """Whether it is a URL, as opposed to a local path."""
+  """Whether a workdir is a URL, as opposed to a local path."""
   return '://' in str(workdir)
 
 
 class Mirror:
-  """A local directory `path` and its copy at a URL."""
+  """A local directory `path` and its mirror at a URL."""
 
   def __init__(self, url: str, path: Path = Path()):
     self.url, self.path = url, path
     self.fs, self.root = _open(url)
-    # File there -> what tells whether the local one still is the same, None where
-    # it was not pulled.
-    self.there: dict[str, Any] = {}
+    # Remote file -> the stamp of the local file that it equals, None where there is
+    # none.
+    self.remote: dict[str, Any] = {}
 
   def pull(self, checkpoints: bool = True) -> None:
-    """Fetches all files; of checkpoints, if at all, the steps with a digest."""
-    with self._one_line('read'):
+    """Fetches all files; checkpoints, if at all, only as steps with a digest."""
+    with self._config_errors('read'):
       self.fs.invalidate_cache()
       try:
-        found = [f for f in self.fs.find(self.root) if f.startswith(self.root + '/')]
+        files = [f for f in self.fs.find(self.root) if f.startswith(self.root + '/')]
       except FileNotFoundError:
-        found = []
-      names = sorted(f.removeprefix(self.root + '/') for f in found)
-      whole = {name.removesuffix(DIGEST) for name in names}
+        files = []
+      names = sorted(file.removeprefix(self.root + '/') for file in files)
+      with_digest = {name.removesuffix(DIGEST) for name in names}
       for name in names:
         parts = PurePosixPath(name).parts
-        if '..' in parts:  # names come from anybody
+        if '..' in parts:  # names on a bucket are not trusted
           raise ValueError(f'it holds {name!r}')
         if not checkpoints and 'checkpoints' in parts:
           continue
-        self.there[name] = None
+        self.remote[name] = None
         step = _STEP.match(name)
-        if step is None or step[0] in whole:
+        if step is None or step[0] in with_digest:
           target = self.path / name
           target.parent.mkdir(parents=True, exist_ok=True)
           self.fs.get_file(f'{self.root}/{name}', str(target))
-          self.there[name] = self._mark(name)
+          self.remote[name] = self._stamp(name)
 
   def prepare(self) -> None:
-    """Finds out whether the URL can be written, and drops what cannot be used.
+    """Checks that the URL can be written, and drops steps that cannot be used.
 
-    Stacks train one after another, so the ledger vouches for those that are done
-    and for the first that is not. A push that was cut short may have left steps of
-    later ones; their rows will be cut back with that one's, so they begin anew.
+    Stacks train one after another, so the ledger vouches for those that are done and
+    for the first that is not. An interrupted push may have left steps of later stacks;
+    their rows are cut back with those of the first, so they start anew.
     """
-    with self._one_line('written'):
+    with self._config_errors('written'):
       self.fs.pipe_file(f'{self.root}/.write-test', b'.')
       self.fs.rm_file(f'{self.root}/.write-test')
     done = {e['stack'] for e in Workdir(self.path).ledger() if e['event'] == 'done'}
     first = 0
     while f'{first:03d}' in done:
       first += 1
-    late = []
-    for name in self.there:
+    premature = []
+    for name in self.remote:
       step = _STEP.match(name)
       if step and step[1] not in done and int(step[1]) > first:
-        late.append(name)
+        premature.append(name)
         shutil.rmtree(self.path / 'checkpoints' / step[1], ignore_errors=True)
-    with self._one_line('written'):
-      self._remove(late)
+    with self._config_errors('written'):
+      self._remove(premature)
 
   def push(self) -> None:
-    """Sends what changed and removes what the run removed; raises ConfigError."""
-    with self._one_line('written'):
-      ledger, steps = self._moment()
+    """Sends changed files and repeats the run's removals; raises ConfigError."""
+    with self._config_errors('written'):
+      ledger, steps = self._snapshot()
       for name in self._tables():
         self._send_table(name)
       for step in steps:
         self._send_step(step)
-      if ledger is not None and self.there.get(LEDGER) != ledger:
+      if ledger is not None and self.remote.get(LEDGER) != ledger:
         self.fs.pipe_file(f'{self.root}/{LEDGER}', ledger)
-        self.there[LEDGER] = ledger
-      self._remove([name for name in self.there if self._gone(name, steps)])
+        self.remote[LEDGER] = ledger
+      self._remove([name for name in self.remote if self._removed(name, steps)])
 
   def steps(self) -> list[str]:
-    """The committed steps here, as 'checkpoints/<stack>/<step>/'."""
+    """The committed local steps, as 'checkpoints/<stack>/<step>/'."""
     folders = [p.parent for p in self.path.glob(f'checkpoints/*/*/{DIGEST}')]
     names = [f'{p.relative_to(self.path).as_posix()}/' for p in folders]
     return sorted(name for name in names if _STEP.fullmatch(name))
 
   def _tables(self) -> list[str]:
-    """All files but checkpoints, the ledger and those that are half written."""
+    """All local files but checkpoints, the ledger and temporary files."""
     names = []
-    for folder, below, files in os.walk(self.path):
-      if Path(folder) == self.path and 'checkpoints' in below:
-        below.remove('checkpoints')
-      inside = Path(folder).relative_to(self.path)
-      spare = ('.tmp', '.write-test')
-      names += [(inside / f).as_posix() for f in files if not f.endswith(spare)]
+    for folder, subfolders, files in os.walk(self.path):
+      if Path(folder) == self.path and 'checkpoints' in subfolders:
+        subfolders.remove('checkpoints')
+      relative = Path(folder).relative_to(self.path)
+      temporary = ('.tmp', '.write-test')
+      names += [(relative / f).as_posix() for f in files if not f.endswith(temporary)]
     return sorted(set(names) - {LEDGER})
 
-  def _moment(self) -> tuple[bytes | None, list[str]]:
-    """The ledger, and the steps that were there while it said so."""
+  def _snapshot(self) -> tuple[bytes | None, list[str]]:
+    """The ledger, and the steps at one moment of it."""
     while True:
-      ledger = self._mark(LEDGER)
+      ledger = self._stamp(LEDGER)
       steps = self.steps()
-      if self._mark(LEDGER) == ledger:
+      if self._stamp(LEDGER) == ledger:
         return ledger, steps
 
-  def _mark(self, name: str) -> Any:
-    """What changes with a file: of the ledger its bytes, as they are sent later."""
+  def _stamp(self, name: str) -> Any:
+    """A value that changes with a local file: of the ledger the bytes themselves."""
     path = self.path / name
     if name == LEDGER:
       return path.read_bytes() if path.exists() else None
@@ -201,40 +201,40 @@ class Mirror:
 
   def _send_table(self, name: str) -> None:
     try:
-      mark = self._mark(name)  # before the bytes: what is added later is sent later
-      if self.there.get(name) == mark:
+      stamp = self._stamp(name)  # before reading, so that later bytes are sent later
+      if self.remote.get(name) == stamp:
         return
-      data = (self.path / name).read_bytes()  # at once, for it may be growing
+      data = (self.path / name).read_bytes()  # at once, as it may be growing
     except FileNotFoundError:  # removed meanwhile
       return
     self.fs.pipe_file(f'{self.root}/{name}', data)
-    self.there[name] = mark
+    self.remote[name] = stamp
 
   def _send_step(self, step: str) -> None:
     folder, digest = self.path / step, step + DIGEST
     try:
-      if self.there.get(digest) == self._mark(digest):
+      if self.remote.get(digest) == self._stamp(digest):
         return
-      if digest in self.there:  # another save of that step
+      if digest in self.remote:  # the step was saved again
         self._remove([digest])
       files = [p for p in folder.rglob('*') if p.is_file()]
       names = [p.relative_to(self.path).as_posix() for p in files]
       for name in sorted(names, key=lambda name: (name == digest, name)):
-        mark = self._mark(name)
-        if self.there.get(name) != mark:
-          self.there[name] = None  # so that half a step is removed some day
+        stamp = self._stamp(name)
+        if self.remote.get(name) != stamp:
+          self.remote[name] = None  # known, so that half a step is removed later
           self.fs.put_file(str(self.path / name), f'{self.root}/{name}')
-          self.there[name] = mark
+          self.remote[name] = stamp
     except FileNotFoundError:
       if (self.path / digest).exists():
         raise
-      # Newer steps took its place meanwhile.
+      # The step was meanwhile replaced by newer ones.
 
-  def _gone(self, name: str, steps: Sequence[str]) -> bool:
-    """Whether the run itself removed a file that is there.
+  def _removed(self, name: str, steps: Sequence[str]) -> bool:
+    """Whether the run itself removed a remote file.
 
-    Only steps and TensorBoard files are ever removed, and only where others took
-    their place: a local copy that is lost must not empty the bucket.
+    It only removes steps and TensorBoard files, and only where others replace them, so
+    that a lost local copy does not empty the bucket.
     """
     path = self.path / name
     if path.exists():
@@ -248,15 +248,16 @@ class Mirror:
     for name in sorted(names, key=lambda name: (not name.endswith(DIGEST), name)):
       with contextlib.suppress(FileNotFoundError):
         self.fs.rm_file(f'{self.root}/{name}')
-      self.there.pop(name, None)
+      self.remote.pop(name, None)
 
   @contextlib.contextmanager
-  def _one_line(self, done: str) -> Iterator[None]:
+  def _config_errors(self, done: str) -> Iterator[None]:
+    """Turns the errors of a file system into a ConfigError."""
     try:
       yield
     except ConfigError:
       raise
-    except Exception as e:  # every kind of bucket raises its own
+    except Exception as e:  # every file system raises its own kinds
       raise ConfigError(
         f'{self.url} could not be {done} ({type(e).__name__}: {e}); see that the '
         'bucket exists and that this machine may use it'
@@ -264,14 +265,14 @@ class Mirror:
 
 
 def _open(url: str) -> tuple[Any, str]:
-  """The file system of a URL and the path in it."""
+  """The file system of a URL, and its path there."""
   try:
     import fsspec.core
   except ImportError:
     raise ConfigError(
       f"{url} needs fsspec; install it with pip install 'onlyif_jax[gcs]'"
     ) from None
-  # On a bucket there are no directories to make.
+  # Only a local file system needs directories.
   options = {'auto_mkdir': True} if url.startswith('file:') else {}
   try:
     fs, root = fsspec.core.url_to_fs(url, **options)
@@ -286,19 +287,19 @@ def _open(url: str) -> tuple[Any, str]:
 
 @contextlib.contextmanager
 def _pushing(mirror: Mirror) -> Iterator[None]:
-  """Pushes in the background: at a new checkpoint, and from time to time."""
+  """Pushes in the background: at each new checkpoint, and every INTERVAL seconds."""
   stop = threading.Event()
 
   def work() -> None:
-    seen, last = mirror.steps(), time.monotonic()
+    pushed, last = mirror.steps(), time.monotonic()
     while not stop.wait(LOOK):
       steps = mirror.steps()
-      if steps != seen or time.monotonic() - last >= INTERVAL:
+      if steps != pushed or time.monotonic() - last >= INTERVAL:
         try:
           mirror.push()
         except ConfigError as e:
           logging.warning('%s; training goes on, it will be tried again', e)
-        seen, last = steps, time.monotonic()
+        pushed, last = steps, time.monotonic()
 
   thread = threading.Thread(target=work, name='bucket', daemon=True)
   thread.start()
@@ -316,7 +317,7 @@ def _pushing(mirror: Mirror) -> Iterator[None]:
 
 
 def _last_push(mirror: Mirror) -> str:
-  """Pushes, if need be more than once; why it failed, '' if it did not."""
+  """Pushes, up to three times; returns why it failed, '' if it did not."""
   reason = ''
   for pause in (0.0, *PAUSES):
     time.sleep(pause)
@@ -328,8 +329,8 @@ def _last_push(mirror: Mirror) -> str:
   return reason
 
 
-class _Named:
-  """Standard output that says `new` for `old`."""
+class _Replacing:
+  """A text stream that writes `new` in place of `old`."""
 
   def __init__(self, out: Any, old: str, new: str):
     self.out, self.old, self.new = out, old, new
@@ -344,8 +345,8 @@ class _Named:
 
 @contextlib.contextmanager
 def _named(copy: Path, url: str) -> Iterator[None]:
-  """Within, the local copy goes by its URL, in the output and in errors."""
-  out: Any = _Named(sys.stdout, str(copy), url)
+  """Shows the URL in place of the local copy, in standard output and in errors."""
+  out: Any = _Replacing(sys.stdout, str(copy), url)
   with contextlib.redirect_stdout(out):
     try:
       yield

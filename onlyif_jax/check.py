@@ -15,23 +15,23 @@ _WORDS = {True: 'good', False: 'WRONG', None: '-'}
 
 
 def main(argv) -> int:
-  """Prints what was checked; 0 all good, 1 something is wrong."""
+  """Prints the outcome of each check; exit code 0 if all are good, else 1."""
   if len(argv) != 2:
     raise ConfigError('give one task: a name such as rewrite, or package.module:Class')
   logging.set_verbosity(logging.WARNING)
-  from onlyif_jax import checking  # JAX starts here
+  from onlyif_jax import checking  # loads JAX
 
-  found = checking.check(argv[1], _SETTINGS.value)
+  findings = checking.check(argv[1], _SETTINGS.value)
   table = Table(box=None)
   for column in ('check', '', 'what was seen'):
     table.add_column(column)
-  for one in found:
-    table.add_row(one.name, _WORDS[one.ok], Text(one.text))
+  for finding in findings:
+    table.add_row(finding.name, _WORDS[finding.ok], Text(finding.text))
   console = Console()
   if not console.is_terminal:
     console = Console(width=200)
   console.print(table)
-  return 1 if any(one.ok is False for one in found) else 0
+  return 1 if any(finding.ok is False for finding in findings) else 0
 
 
 if __name__ == '__main__':

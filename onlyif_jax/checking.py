@@ -1,7 +1,7 @@
-"""What `check` asks of a task: that it keeps the contract which the rest relies on.
+"""The checks of `check`: whether a task keeps the contract of `tasks/contract.py`.
 
-Each check is a function of a `Subject`. It returns a line about what it saw, or
-raises: `ContractError` with what is wrong, or whatever the task's own code raises.
+Each check is a function of a `Subject`. It returns a line about what it saw, or raises
+`ContractError` with what is wrong, or whatever the task's own code raises.
 """
 
 import collections
@@ -21,7 +21,7 @@ from onlyif_jax.tasks import certificate, tokens
 from onlyif_jax.tasks.rules import Part
 from onlyif_jax.tasks.tokens import Example
 
-EAGER = 3  # examples that are made once more without jit and vmap
+EAGER = 3  # examples that are also made without jit and vmap
 
 _TASK = {
   'values': 'noops vocab_size answer_length sequence_length symbols',
@@ -35,48 +35,47 @@ _SPLITS = ('unseen', 'dev', 'seen', 'train')
 
 
 class ContractError(Exception):
-  """What a task does that breaks the contract."""
+  """How a task breaks the contract."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-  """The outcome of a check; ok is None where there was nothing to check."""
+  """The outcome of a check."""
 
   name: str
-  ok: bool | None
+  ok: bool | None  # None where there was nothing to check
   text: str
 
 
 def check(name: str, settings: str = '') -> list[Finding]:
-  """Every check of the task `name`; ConfigError where there is no such task.
+  """Runs every check on the task `name`; raises ConfigError if there is no such task.
 
-  settings: 'field=value,...', lists as 1|2.
+  settings: 'field=value,...', with lists as 1|2.
   """
-  made = config_lib.task_settings(name)
-  run = RunConfig(task=made())
+  run = RunConfig(task=config_lib.task_settings(name)())
   words = [f'task.{word}' for word in settings.split(',') if word]
   run = config_lib.variant(run, ','.join(words))
   try:
     subject = Subject(run)
-    checks = [_guarded(subject, name) for name in CHECKS]
+    return [_guarded(subject, check_name) for check_name in CHECKS]
   except ConfigError as e:
     return [Finding('settings', False, str(e))]
-  return checks
 
 
 def _guarded(subject: Subject, name: str) -> Finding:
+  """Runs one check; whatever it raises becomes a finding."""
   try:
     text = CHECKS[name](subject)
   except ContractError as e:
     return Finding(name, False, str(e))
-  except Exception as e:  # the task is anybody's code
+  except Exception as e:  # a task may raise anything
     lines = str(e).strip().splitlines() or ['']
     return Finding(name, False, f'{type(e).__name__}: {lines[0]}')
   return Finding(name, None if text is None else True, text or 'no oracle given')
 
 
 def contract(s: Subject) -> str:
-  """Everything is there, hashable and of the right shape."""
+  """Checks that everything is there, hashable and of the right shape."""
   _has(s.full, 'the task', **_TASK)
   _has(s.space, 'its space', **_SPACE)
   if s.full.noops:
@@ -98,7 +97,7 @@ def contract(s: Subject) -> str:
       raise ContractError('setting(I) must be a dict of numpy arrays')
   if _shapes(few) != _shapes(many):
     raise ContractError('the shapes of setting(I) change with I; they must not')
-  splits = {one.split for one in s.task.eval_sets(7, 5)}
+  splits = {eval_set.split for eval_set in s.task.eval_sets(7, 5)}
   if missing := [name for name in _SPLITS if name not in splits]:
     raise ContractError(f'eval_sets has no set of the split {", ".join(missing)}')
   _trace_sets(s)
@@ -106,41 +105,43 @@ def contract(s: Subject) -> str:
 
 
 def _trace_sets(s: Subject) -> None:
-  """Every evaluation set can be made, and lends what the controls need."""
+  """Checks the shapes of the examples of every evaluation set, without making any."""
   data = Data(s.task, s.space, Plan(7, 1.0, 7))
-  for one in s.task.eval_sets(7, 5):
-    part = Part.DEV if one.split == 'dev' else Part.TEST
+  expected = {
+    'tokens_L': ((s.task.sequence_length,), jnp.int32),
+    'answer_start': ((), jnp.int32),
+    'answer_len': ((), jnp.int32),
+    'inserted_A': ((s.task.answer_length,), jnp.bool_),
+    'prompt_hash_2': ((2,), jnp.uint32),
+  }
+  for eval_set in s.task.eval_sets(7, 5):
+    part = Part.DEV if eval_set.split == 'dev' else Part.TEST
 
-    def make(i, one=one, part=part):
+    def make(i, eval_set=eval_set, part=part):
       rule = s.space.rule(0, part, i, s.setting)
-      if one.cell:
-        args = (0, part, one.cell, i, s.instructions, s.setting)
+      if eval_set.cell:
+        args = (0, part, eval_set.cell, i, s.instructions, s.setting)
         rule, _ = s.space.cell_rule(*args)
       shown, key = s.space.lend(rule, rule), keys.key(0, Purpose.TEST_INPUT, i)
-      kind = data.kinds[0] if data.kinds else 0
-      kind = kind if one.kind == 'train' else s.task.kind(one.kind, i[None])[0]
+      if eval_set.kind == 'train':
+        kind = data.kinds[0] if data.kinds else 0
+      else:
+        kind = s.task.kind(eval_set.kind, i[None])[0]
       return s.task.example(rule, key, kind=kind, shown=shown, setting=s.setting)
 
-    made = jax.eval_shape(make, jax.ShapeDtypeStruct((), jnp.int32))
-    if not isinstance(made, Example):
+    example = jax.eval_shape(make, jax.ShapeDtypeStruct((), jnp.int32))
+    if not isinstance(example, Example):
       raise ContractError(
-        f'example gives a {type(made).__name__}, not a tokens.Example'
+        f'example gives a {type(example).__name__}, not a tokens.Example'
       )
-    wanted = {
-      'tokens_L': ((s.task.sequence_length,), jnp.int32),
-      'answer_start': ((), jnp.int32),
-      'answer_len': ((), jnp.int32),
-      'inserted_A': ((s.task.answer_length,), jnp.bool_),
-      'prompt_hash_2': ((2,), jnp.uint32),
-    }
-    for name, (shape, dtype) in wanted.items():
-      own = getattr(made, name)
-      if own.shape != shape or own.dtype != dtype:
+    for name, (shape, dtype) in expected.items():
+      value = getattr(example, name)
+      if value.shape != shape or value.dtype != dtype:
         raise ContractError(
-          f'{name} of {one.split} is {own.dtype}{list(own.shape)}, '
+          f'{name} of {eval_set.split} is {value.dtype}{list(value.shape)}, '
           f'not {jnp.dtype(dtype)}{list(shape)}'
         )
-    for name, value in made.slices.items():
+    for name, value in example.slices.items():
       if value.shape or not jnp.issubdtype(value.dtype, jnp.integer):
         raise ContractError(
           f'slice {name!r} is {value.dtype}{list(value.shape)}, not one int'
@@ -161,11 +162,11 @@ def _shapes(setting) -> dict:
 
 
 def layout(s: Subject) -> str:
-  """Prompt, answer, end token, then padding; no id beyond the vocabulary."""
-  made, task = s.examples, s.task
+  """Checks for prompt, answer, EOS, then PAD, with ids within the vocabulary."""
+  examples, task = s.examples, s.task
   t = np.arange(task.sequence_length)[None, :]
-  start_B, stop_B = made.answer_start, made.answer_start + made.answer_len
-  tokens_BL = made.tokens_L
+  start_B, length_B = examples.answer_start, examples.answer_len
+  stop_B, tokens_BL = start_B + length_B, examples.tokens_L
   if tokens_BL.min() < 0 or tokens_BL.max() >= task.vocab_size:
     raise ContractError(
       f'token ids reach from {tokens_BL.min()} to {tokens_BL.max()}, '
@@ -176,18 +177,18 @@ def layout(s: Subject) -> str:
   beyond_BL = t >= stop_B[:, None]
   wrong = {
     'the prompt is empty': start_B < 1,
-    'the answer is empty (it has at least its end token)': made.answer_len < 1,
-    'the answer is longer than answer_length': made.answer_len > task.answer_length,
+    'the answer is empty (it has at least its end token)': length_B < 1,
+    'the answer is longer than answer_length': length_B > task.answer_length,
     'the answer ends beyond sequence_length': stop_B > task.sequence_length,
     'the answer does not end with EOS': ((tokens_BL != tokens.EOS) & last_BL).any(1),
     'EOS stands before the end': ((tokens_BL == tokens.EOS) & ~last_BL).any(1),
     'there is no PAD behind the answer': ((tokens_BL != tokens.PAD) & beyond_BL).any(1),
     'PAD stands inside': ((tokens_BL == tokens.PAD) & ~beyond_BL).any(1),
     'inserted_A marks what is no answer': (
-      made.inserted_A & ~(np.arange(task.answer_length) < made.answer_len[:, None])
+      examples.inserted_A & ~(np.arange(task.answer_length) < length_B[:, None])
     ).any(1),
   }
-  _none_wrong(s, wrong)
+  _refuse(s, wrong)
   longest = int(stop_B.max())
   answers = int(in_answer_BL.sum(1).max())
   return (
@@ -196,7 +197,8 @@ def layout(s: Subject) -> str:
   )
 
 
-def _none_wrong(s: Subject, wrong: dict[str, np.ndarray]) -> None:
+def _refuse(s: Subject, wrong: dict[str, np.ndarray]) -> None:
+  """Raises ContractError for the first problem that any example has, [B] of each."""
   for text, wrong_B in wrong.items():
     if wrong_B.any():
       b = int(np.argmax(wrong_B))
@@ -205,23 +207,23 @@ def _none_wrong(s: Subject, wrong: dict[str, np.ndarray]) -> None:
 
 
 def oracle(s: Subject) -> str | None:
-  """The task's own plain-Python answers are what the examples say."""
+  """Checks the examples' answers against the task's own plain-Python oracle, if any."""
   answer = getattr(s.full, 'oracle', None)
   if answer is None:
     return None
-  made = s.examples
-  for b, row in enumerate(made.tokens_L):
-    start, count = int(made.answer_start[b]), int(made.answer_len[b])
-    parts = s.task.fields(row[:start].tolist())
-    fields = {name: _letters(s.task, own) for name, own in parts.items()}
-    got = _text(s.task, row[start : start + count - 1])
-    if (wanted := answer(fields)) != got:
-      raise ContractError(f'{fields} gives {got!r}, the oracle says {wanted!r}')
-  return f'{len(made.tokens_L):,} answers as the oracle gives them'
+  examples = s.examples
+  for b, tokens_L in enumerate(examples.tokens_L):
+    start, count = int(examples.answer_start[b]), int(examples.answer_len[b])
+    parts = s.task.fields(tokens_L[:start].tolist())
+    fields = {name: _letters(s.task, letters) for name, letters in parts.items()}
+    got = _text(s.task, tokens_L[start : start + count - 1])
+    if (want := answer(fields)) != got:
+      raise ContractError(f'{fields} gives {got!r}, the oracle says {want!r}')
+  return f'{len(examples.tokens_L):,} answers as the oracle gives them'
 
 
 def split(s: Subject) -> str:
-  """Parts share nothing, training rules are distinct, and there are enough."""
+  """Checks that parts are disjoint, training rules distinct, and rules enough."""
   for part in (Part.DEV, Part.TEST):
     if s.space.capacity(part) < 2:
       raise ContractError(
@@ -238,11 +240,11 @@ def split(s: Subject) -> str:
     if part != Part.TRAIN:
       count = min(s.most_rules, s.space.capacity(part))
     leaves = jax.tree.leaves(s.rules(part, count))
-    own = [b'|'.join(leaf[i].tobytes() for leaf in leaves) for i in range(count)]
-    twice = [text for text, n in collections.Counter(own).items() if n > 1]
-    if part == Part.TRAIN and twice:
-      raise ContractError(f'{len(twice)} of {count} training rules come twice')
-    seen[part] = set(own)
+    rules = [b'|'.join(leaf[i].tobytes() for leaf in leaves) for i in range(count)]
+    repeated = [rule for rule, n in collections.Counter(rules).items() if n > 1]
+    if part == Part.TRAIN and repeated:
+      raise ContractError(f'{len(repeated)} of {count} training rules come twice')
+    seen[part] = set(rules)
   for part in (Part.DEV, Part.TEST):
     if shared := seen[Part.TRAIN] & seen[part]:
       raise ContractError(
@@ -255,25 +257,24 @@ def split(s: Subject) -> str:
 
 
 def determinism(s: Subject) -> str:
-  """An example depends on its index alone: not on the batch, on vmap or on jit."""
+  """Checks that an example depends on its index alone, not on batch, vmap or jit."""
   index_B, kind_B = s.indices
   again = jax.device_get(s.many(index_B, kind_B))
-  _same(s.examples, again, 'made twice')
-  turned = jax.device_get(s.many(index_B[::-1], kind_B[::-1]))
-  back = jax.tree.map(lambda v: v[::-1], turned)
-  _same(s.examples, back, 'made in another order')
-  places = np.linspace(0, len(index_B) - 1, EAGER).astype(int)
-  for b in places:
-    one = jax.device_get(s.make(index_B[b], kind_B[b]))
-    wanted = jax.tree.map(lambda v, b=b: v[b], s.examples)
-    _same(wanted, one, 'made without jit and vmap')
+  _check_same(s.examples, again, 'made twice')
+  reversed_ = jax.device_get(s.many(index_B[::-1], kind_B[::-1]))
+  restored = jax.tree.map(lambda v: v[::-1], reversed_)
+  _check_same(s.examples, restored, 'made in another order')
+  for b in np.linspace(0, len(index_B) - 1, EAGER).astype(int):
+    eager = jax.device_get(s.make(index_B[b], kind_B[b]))
+    compiled = jax.tree.map(lambda v, b=b: v[b], s.examples)
+    _check_same(compiled, eager, 'made without jit and vmap')
   prompts = len(np.unique(s.examples.prompt_hash_2, axis=0))
   if prompts < 2:
     raise ContractError('every prompt is the same: the key is not used')
   return f'twice, turned round, and without jit and vmap; {prompts:,} prompts'
 
 
-def _same(a, b, how: str) -> None:
+def _check_same(a, b, how: str) -> None:
   if jax.tree.structure(a) != jax.tree.structure(b):
     raise ContractError(f'an example has other parts when it is {how}')
   for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
@@ -282,23 +283,22 @@ def _same(a, b, how: str) -> None:
 
 
 def mask(s: Subject) -> str:
-  """The instruction mask lies within the prompt and hides something."""
-  made = jax.tree.map(jnp.asarray, s.examples)
-  hidden_BL = np.asarray(s.task.instruction_mask(made))
-  if hidden_BL.shape != made.tokens_L.shape or hidden_BL.dtype != bool:
+  """Checks that the instruction mask hides something, and only in the prompt."""
+  examples = jax.tree.map(jnp.asarray, s.examples)
+  hidden_BL = np.asarray(s.task.instruction_mask(examples))
+  if hidden_BL.shape != examples.tokens_L.shape or hidden_BL.dtype != bool:
     raise ContractError(
       f'instruction_mask gives {hidden_BL.dtype}{list(hidden_BL.shape)}, '
-      f'not bool{list(made.tokens_L.shape)}'
+      f'not bool{list(examples.tokens_L.shape)}'
     )
   t = np.arange(hidden_BL.shape[1])[None, :]
   start_B = s.examples.answer_start
+  in_answer_BL = t >= start_B[:, None]
   wrong = {
-    'the mask covers a part of the answer': (hidden_BL & (t >= start_B[:, None])).any(
-      1
-    ),
+    'the mask covers a part of the answer': (hidden_BL & in_answer_BL).any(1),
     'the mask covers nothing': ~hidden_BL.any(1),
   }
-  _none_wrong(s, wrong)
+  _refuse(s, wrong)
   shares = hidden_BL.sum(1) / start_B
   return f'{shares.min():.0%} to {shares.max():.0%} of the prompt'
 

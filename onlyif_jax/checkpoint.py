@@ -1,12 +1,14 @@
 """Checkpoints of one stack under <directory>/<step>; the only file that touches Orbax.
 
 Orbax writes a step as `saving.<step>`. That directory then gets `digest.json`, the
-sha256 of every file (Orbax has no checksum of array data: a flipped bit would load in
-silence), and only then is it renamed to `<step>`. So a process killed at any moment
-leaves whole steps and leftovers that no reader looks at, and a step without a matching
-digest was damaged by something else. Every process of a multi-process run calls the
-same methods and writes its part of the arrays; process 0 alone writes digests, renames,
-removes, and decides which step is restored.
+sha256 of every file (Orbax has no checksum of array data, so a flipped bit would load
+silently), and is renamed to `<step>` last. A process killed at any moment therefore
+leaves whole steps, and leftovers that no reader looks at; a step without a matching
+digest was damaged by something else.
+
+Every process of a multi-process run calls the same methods and writes its part of the
+arrays. Process 0 alone writes digests, renames, removes, and decides which step is
+restored.
 """
 
 import concurrent.futures
@@ -35,12 +37,12 @@ _LEFTOVER = re.compile(r'(saving|removing)\..+|.+\.orbax-checkpoint-tmp.*')
 class Checkpointer:
   """Saves and restores the state of one stack under <directory>/<step>.
 
-  One save is in flight at a time. `damaged` lists the (step, reason) that the last
-  `restore` passed over, until the next save. A context manager.
+  A context manager. One save is in flight at a time. `damaged` lists (step, reason) of
+  the steps that the last `restore` passed over, until the next save.
   """
 
   def __init__(self, directory: str | os.PathLike, *, keep: int = 2):
-    """directory: need not exist. keep: >= 2 steps, since one may turn out damaged."""
+    """directory: need not exist; keep: number of steps, >= 2 as one may be damaged."""
     self.directory = Path(directory).absolute()
     self.keep = keep
     self.damaged: list[tuple[int, str]] = []
@@ -50,11 +52,11 @@ class Checkpointer:
   def save(
     self, step: int, state, *, wait: bool = False, notes: dict | None = None
   ) -> None:
-    """Starts saving a pytree of jax arrays; they may be donated once this returns.
+    """Starts saving a pytree of jax arrays, which may be donated once this returns.
 
-    notes: JSON that `notes` gives back. Waits for the save before it. Replaces all
-    steps on disk from `step` on. Raises ConfigError if this save or the one before
-    it failed; earlier steps stay usable.
+    Waits for the previous save. Replaces all steps on disk from `step` on. notes: JSON
+    for the method `notes`. Raises ConfigError if this or the previous save failed;
+    earlier steps stay usable.
     """
     distributed.together(self._wait)
     response = self._start(step, state)
@@ -63,14 +65,14 @@ class Checkpointer:
       distributed.together(self._wait)
 
   def wait(self) -> None:
-    """Returns when the last save is whole on disk; ConfigError if it could not be."""
+    """Waits until the last save is whole on disk; raises ConfigError if it failed."""
     distributed.together(self._wait)
 
   def restore(self, abstract) -> tuple[int, Any] | None:
-    """The newest undamaged step: (step, state), or None when there is no checkpoint.
+    """(step, state) of the newest undamaged step, or None where there is no step.
 
-    abstract: ShapeDtypeStructs; a leaf without sharding goes to the first device.
-    Raises ConfigError if all steps are damaged, or not of abstract's layout.
+    abstract: the state as ShapeDtypeStructs; leaves without a sharding go to the first
+    device. Raises ConfigError if all steps are damaged or the layout differs.
     """
     self._wait()
     step, self.damaged = distributed.agree(self._newest)
@@ -88,14 +90,14 @@ class Checkpointer:
       logging.warning('checkpoint %s is damaged (%s): passed over', path, reason)
     if not damaged:
       return None, []
-    found = ', '.join(f'step {s}: {reason}' for s, reason in damaged)
+    reasons = ', '.join(f'step {step}: {reason}' for step, reason in damaged)
     raise ConfigError(
-      f'every checkpoint in {self.directory} is damaged ({found}); '
+      f'every checkpoint in {self.directory} is damaged ({reasons}); '
       'delete that directory to start this stack anew'
     )
 
   def restore_step(self, step: int, abstract) -> Any:
-    """The state of a given step, as `restore`; ConfigError if absent or damaged."""
+    """The state at a step; raises ConfigError if it is absent or damaged."""
     self._wait()
     steps, path = self.steps(), self.directory / str(step)
     if reason := verify(path) if step in steps else 'absent':
@@ -104,19 +106,19 @@ class Checkpointer:
     return self._load(step, abstract)
 
   def notes(self, step: int) -> dict:
-    """What was saved with a step beside its arrays."""
+    """The notes that were saved with a step."""
     return json.loads((self.directory / str(step) / NOTES).read_text())
 
   def steps(self) -> list[int]:
-    """Committed steps, ascending; whether they are damaged is not looked at."""
+    """Committed steps, ascending, damaged ones included."""
     with _one_line(self.directory, 'read'):
       if not self.directory.exists():
         return []
-      entries = [e.name for e in self.directory.iterdir() if e.is_dir()]
-      return sorted(int(name) for name in entries if _STEP.fullmatch(name))
+      names = [entry.name for entry in self.directory.iterdir() if entry.is_dir()]
+      return sorted(int(name) for name in names if _STEP.fullmatch(name))
 
   def close(self) -> None:
-    """Waits until the last save is whole on disk; ConfigError if it could not be."""
+    """Waits until the last save is whole on disk; raises ConfigError if it failed."""
     self._thread.shutdown()
     self._wait()
 
@@ -129,7 +131,7 @@ class Checkpointer:
     except ConfigError as e:
       if error is None:
         raise
-      logging.error('%s', e)  # the exception under way goes on
+      logging.error('%s', e)  # the exception in flight propagates
 
   def _wait(self) -> None:
     pending, self._pending = self._pending, None
@@ -137,21 +139,21 @@ class Checkpointer:
       pending.result()
 
   def _start(self, step, state):
-    """Clears what earlier processes left, and hands the arrays to Orbax."""
+    """Removes damaged steps and leftovers, then hands the arrays to Orbax."""
     with self._writing(step):
       self.directory.mkdir(parents=True, exist_ok=True)
-      # The others must not begin to write what process 0 still removes.
+      # Other processes must not write before process 0 has removed everything.
       distributed.agree(lambda: self._clear([step for step, _ in self.damaged]))
       self.damaged = []
       context = ocp.Context()
-      # In the background, a directory that cannot be made is noticed after minutes.
+      # Asynchronously, a directory that cannot be made would go unnoticed for minutes.
       context.async_options.create_directories_asynchronously = False
       with context:
         path = str(self.directory / f'saving.{step}')
         return ocp.save_async(path, state, custom_metadata=_layout(state))
 
   def _finish(self, step, response, notes) -> None:
-    """The background part of a save: digest, rename, and removal of old steps."""
+    """The background part of a save: digest, rename, removal of old steps."""
     with self._writing(step):
       response.result()
       if jax.process_index() != 0:
@@ -169,13 +171,13 @@ class Checkpointer:
       self._clear(self.steps()[: -self.keep])
 
   def _set_aside(self, step) -> None:
-    # A kill in the middle of a removal must not leave a damaged step.
+    """Renames a step for removal, so a kill while it is removed leaves no part of it."""
     aside = self.directory / f'removing.{step}'
     shutil.rmtree(aside, ignore_errors=True)
     os.rename(self.directory / str(step), aside)
 
   def _clear(self, steps) -> None:
-    """Removes steps and all leftovers."""
+    """Removes steps and all leftovers; process 0 only."""
     if jax.process_index() != 0:
       return
     for step in steps:
@@ -187,15 +189,15 @@ class Checkpointer:
   def _load(self, step, abstract):
     path = self.directory / str(step)
     saved: Any = ocp.metadata(str(path)).custom_metadata or {}
-    wanted = _layout(abstract)
-    for name in sorted(saved.keys() | wanted.keys()):
-      if saved.get(name) != wanted.get(name):
+    expected = _layout(abstract)
+    for name in sorted(saved.keys() | expected.keys()):
+      if saved.get(name) != expected.get(name):
         raise ConfigError(
           f'checkpoint {path} does not fit this run: state{name} is '
-          f'{saved.get(name, "absent")} there and {wanted.get(name, "absent")} here; '
+          f'{saved.get(name, "absent")} there and {expected.get(name, "absent")} here; '
           'use the config that it was made with, or another workdir'
         )
-    # Without a sharding Orbax looks for the devices that the step was saved from.
+    # Without a sharding Orbax looks for the devices that the step was saved on.
     first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     placed = jax.tree.map(
       lambda x: x if x.sharding else x.update(sharding=first), abstract
@@ -209,13 +211,13 @@ class Checkpointer:
         yield
     except ConfigError:
       with contextlib.suppress(OSError):
-        self._clear([])  # what was half written would keep a full disk full
+        self._clear([])  # a half-written step would keep a full disk full
       raise
 
 
 @contextlib.contextmanager
 def _one_line(path, done) -> Iterator[None]:
-  """Turns what a full disk or an unusable path raises into a ConfigError."""
+  """Turns the errors of a full disk or an unusable path into a ConfigError."""
   try:
     yield
   except (OSError, ValueError) as e:
@@ -231,7 +233,7 @@ def _one_line(path, done) -> Iterator[None]:
 
 
 def verify(directory: str | os.PathLike) -> str | None:
-  """Why the step in `directory` is damaged, or None when every file is as saved."""
+  """Why the step in `directory` is damaged; None if every file is as saved."""
   directory = Path(directory)
   try:
     digest = json.loads((directory / DIGEST).read_text())
@@ -244,28 +246,29 @@ def verify(directory: str | os.PathLike) -> str | None:
     return f'it is step {step}, renamed'
   for name, saved in files.items():
     try:
-      now = _fingerprint(directory / name)
+      current = _fingerprint(directory / name)
     except OSError:
       return f'{name} missing or unreadable'
-    if now[0] != saved[0]:
-      return f'{name} has {now[0]} bytes of {saved[0]}'
-    if now != saved:
+    if current[0] != saved[0]:
+      return f'{name} has {current[0]} bytes of {saved[0]}'
+    if current != saved:
       return f'{name} changed'
   return None
 
 
-def _fingerprint(path: Path) -> list:  # [bytes, sha256]
+def _fingerprint(path: Path) -> list:
+  """[bytes, sha256] of a file."""
   with path.open('rb') as file:
     return [path.stat().st_size, hashlib.file_digest(file, 'sha256').hexdigest()]
 
 
 def _layout(state) -> dict[str, Any]:
-  """'path of a leaf' -> 'dtype[shape]', compared before Orbax would cast."""
+  """'path of a leaf' -> 'dtype[shape]': compared on load, where Orbax would cast."""
   leaves = jax.tree_util.tree_leaves_with_path(state)
   return {jax.tree_util.keystr(p): f'{x.dtype}{list(x.shape)}' for p, x in leaves}
 
 
-# Orbax's threads log the traceback of every error that they also hand over.
+# Orbax's threads log the traceback of every error, which they also raise.
 logging.get_absl_logger().addFilter(
   lambda r: not (r.exc_info and f'{os.sep}orbax{os.sep}' in r.pathname)
 )

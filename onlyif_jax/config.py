@@ -1,8 +1,8 @@
-"""From config files and flags to a checked RunConfig, and back.
+"""Turn config files and flags into a validated RunConfig, and back.
 
 `settings.py` declares each field once. `base_config` turns the declarations into a
-locked ConfigDict; `freeze` turns that back, refusing unknown keys, wrong types and
-values that cannot work. No jax here.
+locked ConfigDict; `freeze` turns that into a RunConfig and refuses unknown keys,
+wrong types and values that cannot work. No jax here.
 """
 
 import dataclasses
@@ -13,6 +13,7 @@ import importlib
 import json
 import types
 import typing
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -33,7 +34,7 @@ from onlyif_jax.settings import (
   SweepConfig,
 )
 
-__all__ = [  # the declarations can be had from here as well
+__all__ = [  # re-exports the declarations of settings.py
   'EXTENDABLE',
   'FIGURES',
   'REFERENCES',
@@ -65,37 +66,30 @@ _CHOICES = {
   'stack.mode': ('auto', 'map', 'vmap', 'serial', 'measure'),
   'figure': FIGURES,
 }
-_LEAST = {  # least value -> fields
-  0: (
-    'data.alpha eval.cell_examples eval.loop_points eval.outputs stack.members '
-    'stack.member_devices stack.data_devices stack.chunk optim.clip '
-    'optim.weight_decay seed'
-  ),
-  1: (
-    'data.examples data.batch_size model.layers model.width model.heads '
-    'eval.examples eval.loop_examples eval.batch_size sweep.reference_count '
-    'stack.micro_batches checkpoint.every'
-  ),
-  2: 'checkpoint.keep',
-}
-_AT_LEAST = {field: low for low, names in _LEAST.items() for field in names.split()}
-
-
+_NOT_NEGATIVE = (
+  'data.alpha', 'eval.cell_examples', 'eval.loop_points', 'eval.outputs',
+  'stack.members', 'stack.member_devices', 'stack.data_devices', 'stack.chunk',
+  'optim.clip', 'optim.weight_decay', 'seed',
+)  # fmt: skip
+_POSITIVE = (
+  'data.examples', 'data.batch_size', 'model.layers', 'model.width', 'model.heads',
+  'eval.examples', 'eval.loop_examples', 'eval.batch_size', 'sweep.reference_count',
+  'stack.micro_batches', 'checkpoint.every',
+)  # fmt: skip
+_AT_LEAST: dict[str, int] = dict.fromkeys(_NOT_NEGATIVE, 0)
+_AT_LEAST |= dict.fromkeys(_POSITIVE, 1) | {'checkpoint.keep': 2}
 # Sections whose settings a variant may change.
 _VARIED = ('task', 'rules', 'data', 'model', 'optim')
 
 
 def base_config(task: str = 'rewrite') -> Any:
-  """The defaults as a locked ConfigDict, typed Any: its fields are attributes.
-
-  task: a name of TASKS, or 'package.module:Class'.
-  """
+  """The defaults as a locked ConfigDict; task is in TASKS or 'package.module:Class'."""
   run = RunConfig(task=task_settings(task)())
   return ml_collections.ConfigDict(dataclasses.asdict(run)).lock()
 
 
 def task_settings(name: str) -> type:
-  """The dataclass of a task's settings; raises ConfigError for unknown names."""
+  """The settings dataclass of a task; raises ConfigError for an unknown name."""
   if name in TASKS:
     return TASKS[name]
   return _outside_settings(name)
@@ -103,19 +97,20 @@ def task_settings(name: str) -> type:
 
 @functools.cache
 def _outside_settings(name: str) -> type:
+  """Settings with the fields of an outside task class, and its name first."""
   cls = outside_class(name)
-  kinds, own = typing.get_type_hints(cls), dataclasses.fields(cls)
-  for f in own:
-    if f.default is f.default_factory:  # both are missing
+  hints = typing.get_type_hints(cls)
+  fields: list = [('name', str, name)]
+  for f in dataclasses.fields(cls):
+    if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
       raise ConfigError(f'{name}: its field {f.name} needs a default value')
-  fields = [(f.name, kinds[f.name], f) for f in own if f.name != 'name']
-  return dataclasses.make_dataclass(
-    'Settings', [('name', str, name), *fields], frozen=True
-  )
+    if f.name != 'name':
+      fields.append((f.name, hints[f.name], f))
+  return dataclasses.make_dataclass('Settings', fields, frozen=True)
 
 
 def outside_class(name: str) -> Any:
-  """The task class 'package.module:Class'; raises ConfigError where there is none."""
+  """Import the task class 'package.module:Class'; raises ConfigError on failure."""
   module, colon, attribute = name.partition(':')
   if not colon:
     known = ', '.join(TASKS)
@@ -132,8 +127,8 @@ def outside_class(name: str) -> Any:
   return cls
 
 
-def freeze(config) -> RunConfig:
-  """A ConfigDict or plain dict -> checked RunConfig; raises ConfigError."""
+def freeze(config: Any) -> RunConfig:
+  """A ConfigDict or plain dict as a validated RunConfig; raises ConfigError."""
   if isinstance(config, ml_collections.ConfigDict):
     config = config.to_dict()
   run = build(RunConfig, config, '')
@@ -144,86 +139,92 @@ def freeze(config) -> RunConfig:
 
 
 def variant(c: RunConfig, text: str) -> RunConfig:
-  """The config with a variant's settings, 'task.alphabet=13,optim.name=muon'."""
+  """The config changed by a variant such as 'task.alphabet=13,optim.name=muon'."""
   changes: dict[str, dict[str, Any]] = {}
   for field, value in parse_variant(c, text).items():
     section, _, name = field.partition('.')
     changes.setdefault(section, {})[name] = value
   try:
-    parts = {k: dataclasses.replace(getattr(c, k), **v) for k, v in changes.items()}
+    sections = {k: dataclasses.replace(getattr(c, k), **v) for k, v in changes.items()}
   except ValueError as e:
     raise ConfigError(f'sweep.variants, {text!r}: {e}') from None
-  return dataclasses.replace(c, **parts)
+  return dataclasses.replace(c, **sections)
 
 
 def parse_variant(c: RunConfig, text: str) -> dict[str, Any]:
-  """A variant's text -> field -> value; raises ConfigError for unknown fields."""
-  out = {}
+  """Parse a variant into field -> value; raises ConfigError for unknown fields."""
+  kinds: dict[str, Any] = {'sweep.counts': tuple[int, ...]}  # a variant's own counts
+  for section in _VARIED:
+    fields = dataclasses.fields(getattr(c, section))
+    kinds |= {f'{section}.{f.name}': f.type for f in fields}
+  del kinds['task.name']
+  return parse_settings(text, kinds, 'sweep.variants', _VARIED)
+
+
+def parse_settings(
+  text: str, kinds: Mapping[str, Any], setting: str, sections: Sequence[str]
+) -> dict[str, Any]:
+  """Parse 'a.b=13,a.c=1|2' by the types of fields; errors name setting and sections."""
+  values = {}
   for word in filter(None, text.split(',')):
     field, equals, value = word.partition('=')
-    section, _, name = field.partition('.')
-    known = _fields(getattr(c, section)) if section in _VARIED else {}
-    if section == 'task':
-      del known['name']
-    elif section == 'sweep':  # a variant may have counts of its own
-      known = {'counts': tuple[int, ...]}
-    if not equals or name not in known:
-      options = [f'{section}.{k}' for k in known] or [f'{s}.' for s in _VARIED]
+    if not equals or field not in kinds:
+      section = field.partition('.')[0]
+      options = [name for name in kinds if name.startswith(f'{section}.')]
       raise ConfigError(
-        f'sweep.variants has {word!r}, which is not like section.field=value of '
-        f'{", ".join(_VARIED)}' + _hint(field, options)
+        f'{setting} has {word!r}, which is not like section.field=value of '
+        f'{", ".join(sections)}' + _hint(field, options or [f'{s}.' for s in sections])
       )
-    out[field] = _convert(f'sweep.variants: {field}', value, known[name])
-  return out
+    values[field] = _convert(f'{setting}: {field}', value, kinds[field])
+  return values
 
 
 def swept(c: RunConfig) -> tuple[str, ...]:
   """The fields that variants change, in order; each is a column of the results."""
-  found: dict[str, None] = {}
+  fields: dict[str, None] = {}  # an ordered set
   for text in c.sweep.variants:
-    found |= dict.fromkeys(parse_variant(c, text))
-  found.pop('sweep.counts', None)
-  return tuple(found)
+    fields |= dict.fromkeys(parse_variant(c, text))
+  fields.pop('sweep.counts', None)
+  return tuple(fields)
 
 
 def swept_values(c: RunConfig, text: str) -> dict[str, Any]:
-  """Field -> its value in a variant, for every field that some variant changes."""
+  """The values in a variant of every swept field; lists are joined by '|'."""
   flat = flatten(variant(c, text))
-  return {
-    k: '|'.join(map(str, v)) if isinstance(v := flat[k], list) else v for k in swept(c)
-  }
-
-
-def _fields(settings) -> dict[str, Any]:
-  return {f.name: f.type for f in dataclasses.fields(settings)}
+  values = {}
+  for field in swept(c):
+    value = flat[field]
+    values[field] = '|'.join(map(str, value)) if isinstance(value, list) else value
+  return values
 
 
 def flatten(config: RunConfig | dict, prefix: str = '') -> dict[str, Any]:
-  """'section.field' -> value."""
+  """All settings as 'section.field' -> value; tuples become lists."""
   tree = dataclasses.asdict(config) if isinstance(config, RunConfig) else config
-  out: dict[str, Any] = {}
+  flat: dict[str, Any] = {}
   for name, value in tree.items():
     if isinstance(value, dict):
-      out |= flatten(value, f'{prefix}{name}.')
+      flat |= flatten(value, f'{prefix}{name}.')
     else:
-      out[prefix + name] = list(value) if isinstance(value, tuple) else value
-  return out
+      flat[prefix + name] = list(value) if isinstance(value, tuple) else value
+  return flat
 
 
 def differences(old: RunConfig, new: RunConfig) -> dict[str, tuple[Any, Any]]:
-  """Fields that keep `new` from going on in the workdir of `old`."""
-  a, b = flatten(old), flatten(new)
-  ignored = {k for k in a if k.startswith('stack.')} | set(EXTENDABLE)
-  return {k: (a[k], b[k]) for k in a if k not in ignored and a[k] != b[k]}
+  """Fields that keep `new` from continuing in the workdir of `old`: (old, new)."""
+  before, after = flatten(old), flatten(new)
+  # How members are stacked changes no member's data.
+  fields = [k for k in before if k not in EXTENDABLE and not k.startswith('stack.')]
+  return {k: (before[k], after[k]) for k in fields if before[k] != after[k]}
 
 
 def digest(values: dict[str, Any]) -> str:
-  """A short hash of settings, for names of workdirs."""
+  """A short hash of settings, for the names of workdirs."""
   return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:6]
 
 
 def check(c: RunConfig) -> None:
-  """Raises ConfigError for values that cannot work together."""
+  """Raise ConfigError for values that cannot work, alone or together."""
   check_values(flatten(c), _CHOICES, _AT_LEAST)
   if c.model.width % c.model.heads:
     raise ConfigError(
@@ -233,18 +234,18 @@ def check(c: RunConfig) -> None:
     raise ConfigError('model.positions=rotary needs an even head width')
   if not 0 <= c.model.dropout < 1:
     raise ConfigError(f'model.dropout={c.model.dropout} is not in [0, 1)')
-  rest = 1 - c.rules.dev_fraction - c.rules.test_fraction
-  if min(c.rules.dev_fraction, c.rules.test_fraction, rest) <= 0:
+  train_fraction = 1 - c.rules.dev_fraction - c.rules.test_fraction
+  if min(c.rules.dev_fraction, c.rules.test_fraction, train_fraction) <= 0:
     raise ConfigError(
       'rules.dev_fraction and rules.test_fraction must be above 0 and leave '
-      f'something to train on; they leave {rest:.3g}'
+      f'something to train on; they leave {train_fraction:.3g}'
     )
   _check_data(c)
   _check_sweep(c)
 
 
 def check_values(flat: dict, choices: dict, at_least: dict) -> None:
-  """Raises ConfigError for a field outside of its choices or below its least value."""
+  """Raise ConfigError for a field outside its choices or below its minimum."""
   for field, options in choices.items():
     if flat[field] not in options:
       raise ConfigError(
@@ -269,11 +270,11 @@ def _check_data(c: RunConfig) -> None:
     )
   if not 0 <= c.optim.warmup < 1:
     raise ConfigError(f'optim.warmup={c.optim.warmup} is not a share in [0, 1)')
-  parts, micro = max(1, c.stack.data_devices), c.stack.micro_batches
-  if c.data.batch_size % (parts * micro):
+  devices, micro_batches = max(1, c.stack.data_devices), c.stack.micro_batches
+  if c.data.batch_size % (devices * micro_batches):
     raise ConfigError(
       f'data.batch_size={c.data.batch_size} is not divisible by '
-      f'stack.data_devices={parts} x stack.micro_batches={micro}'
+      f'stack.data_devices={devices} x stack.micro_batches={micro_batches}'
     )
 
 
@@ -305,22 +306,24 @@ def _check_sweep(c: RunConfig) -> None:
 
 
 def parse_seeds(text: str) -> list[tuple[int, int]]:
-  """'3' -> (0,0) (1,1) (2,2); '2x3' -> all (rules, rest) pairs of 2 and 3."""
-  parts = text.split('x')
-  if len(parts) > 2 or not all(p.isdigit() and int(p) > 0 for p in parts):
+  """Pairs (rules seed, other seeds): '3' -> (0,0) (1,1) (2,2), '2x3' -> all 2 x 3."""
+  counts = text.split('x')
+  if len(counts) > 2 or not all(n.isdigit() and int(n) > 0 for n in counts):
     raise ConfigError(f"sweep.seeds={text!r} is not like '3' or '3x3'")
-  if len(parts) == 1:
-    return [(s, s) for s in range(int(parts[0]))]
-  return [(r, s) for r in range(int(parts[0])) for s in range(int(parts[1]))]
+  if len(counts) == 1:
+    return [(s, s) for s in range(int(counts[0]))]
+  return [(r, s) for r in range(int(counts[0])) for s in range(int(counts[1]))]
 
 
-def parse_arg(arg: str | None, sizes: tuple[str, ...], **fields):
-  """Parses '[size][,name=value]...' of a config file; the first size is the default.
+def parse_arg(
+  arg: str | None, sizes: tuple[str, ...], **fields: Any
+) -> types.SimpleNamespace:
+  """Parse a config file's argument '[size][,name=value]...'; sizes[0] is the default.
 
   fields: name -> type (int, float, str, or tuple[int, ...] written 10|100). The
-  result has `size` and each field, None where it is not given.
+  result has `size` and each field, None where the argument leaves it out.
   """
-  given: dict[str, Any] = dict.fromkeys(fields)
+  values: dict[str, Any] = dict.fromkeys(fields)
   size = sizes[0]
   for n, word in enumerate(filter(None, (arg or '').split(','))):
     name, equals, value = word.partition('=')
@@ -337,11 +340,12 @@ def parse_arg(arg: str | None, sizes: tuple[str, ...], **fields):
         + _hint(name, fields)
       )
     else:
-      given[name] = _convert(name, value, fields[name])
-  return types.SimpleNamespace(size=size, **given)
+      values[name] = _convert(name, value, fields[name])
+  return types.SimpleNamespace(size=size, **values)
 
 
-def _convert(name, text, kind):
+def _convert(name: str, text: str, kind: Any) -> Any:
+  """Parse text as a value of a type; raises ConfigError."""
   try:
     if typing.get_origin(kind) is tuple:
       return tuple(typing.get_args(kind)[0](v) for v in text.split('|'))
@@ -349,34 +353,35 @@ def _convert(name, text, kind):
       return {'true': True, 'false': False}[text.lower()]
     return kind(text)
   except (ValueError, KeyError):
-    wanted = 'numbers as 10|100' if typing.get_origin(kind) is tuple else kind.__name__
-    raise ConfigError(f'{name}={text!r} is not {wanted}') from None
+    numbers = typing.get_origin(kind) is tuple
+    expected = 'numbers as 10|100' if numbers else kind.__name__
+    raise ConfigError(f'{name}={text!r} is not {expected}') from None
 
 
-def build(cls, values, prefix: str) -> Any:
-  """A dict of plain values -> a dataclass of settings; ConfigError with the field."""
+def build(cls: Any, values: dict[str, Any], prefix: str) -> Any:
+  """A settings dataclass from plain values; a ConfigError names prefix + field."""
   known = {f.name: f for f in dataclasses.fields(cls)}
   for name in values:
     if name not in known:
       raise ConfigError(f'unknown setting {prefix}{name}' + _hint(name, known))
-  out = {}
+  arguments = {}
   for name, value in values.items():
-    kind = known[name].type
+    kind: Any = known[name].type
     if name == 'task' and kind is Any:
-      given = value if isinstance(value, dict) else {}
-      kind = task_settings(str(given.get('name', 'rewrite')))
+      task = value.get('name', 'rewrite') if isinstance(value, dict) else 'rewrite'
+      kind = task_settings(str(task))
     if dataclasses.is_dataclass(kind):
-      out[name] = build(kind, value, f'{prefix}{name}.')
+      arguments[name] = build(kind, value, f'{prefix}{name}.')
     else:
-      out[name] = _coerce(value, kind, prefix + name)
+      arguments[name] = _coerce(value, kind, prefix + name)
   try:
-    return cls(**out)
+    return cls(**arguments)
   except ValueError as e:
     raise ConfigError(str(e)) from None
 
 
-def _coerce(value, kind, field):
-  """Checks a leaf's type; lists become tuples, ints become floats."""
+def _coerce(value: Any, kind: Any, field: str) -> Any:
+  """Check a leaf's type; lists become tuples, ints become floats where declared."""
   if typing.get_origin(kind) is tuple:
     if not isinstance(value, list | tuple):
       raise ConfigError(f'{field}={value!r} is not a list')
@@ -388,6 +393,6 @@ def _coerce(value, kind, field):
   return value
 
 
-def _hint(word, options) -> str:
+def _hint(word: str, options: Iterable[str]) -> str:
   close = difflib.get_close_matches(word, list(options), n=1)
   return f'. Did you mean {close[0]}?' if close else ''

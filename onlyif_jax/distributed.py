@@ -1,8 +1,8 @@
 """Several processes, on one host or many, that run one sweep together.
 
 All processes run the same program on a mesh of all their devices. Process 0 alone
-writes files; what it reads decides, and the others are told (`agree`). With one
-process every function here is the plain one: no communication and no copy.
+writes files, and decisions follow what it reads, which `agree` hands to the others.
+With one process nothing here communicates or copies.
 """
 
 import atexit
@@ -32,62 +32,63 @@ ADDRESS = 'JAX_COORDINATOR_ADDRESS'
 COUNT = 'JAX_NUM_PROCESSES'
 INDEX = 'JAX_PROCESS_ID'
 VARIABLES = (ADDRESS, COUNT, INDEX)
-JOIN_SECONDS = 120  # for which processes wait for each other to start
-LEAVE_SECONDS = 30  # for which a process that ends waits for the others
-PARTING_SECONDS = 3  # for which process 0 lets the others tell of an error
-SEEN_SECONDS = 20.0  # within which a shared directory shows a new file everywhere
-_STATUS = re.compile('[A-Z_]+: ')  # how errors of the runtime begin
+JOIN_SECONDS = 120  # how long processes wait for each other to start
+LEAVE_SECONDS = 30  # how long a process that ends waits for the others
+PARTING_SECONDS = 3  # how long a failed process 0 lets the others report their errors
+SEEN_SECONDS = 20.0  # until a new file in a shared directory is visible everywhere
+_STATUS = re.compile('[A-Z_]+: ')  # how errors of the JAX runtime begin
 
 T = TypeVar('T')
 
 
 def initialize() -> int:
-  """Joins the processes of this run; their number. Call before JAX is used.
+  """Joins the processes of this run, before JAX is used; returns their number.
 
-  The place among them is that of the cluster (TPU pods, GKE, SLURM, Open MPI: as
-  jax.distributed detects them), or of the three variables above. Raises ConfigError
-  where variables are missing or wrong. After JOIN_SECONDS without the others the
-  process ends with one line and code 2.
+  Address and index come from the three variables above, or from a cluster that
+  jax.distributed detects (TPU pods, GKE, SLURM, Open MPI). Raises ConfigError where
+  variables are missing or wrong. After JOIN_SECONDS without the others the process
+  ends with one line and exit code 2.
   """
-  given = asked(os.environ)
+  variables = parse_variables(os.environ)
   jax.config.update('jax_cpu_collectives_implementation', 'gloo')
-  # Its handler would swallow SIGTERM, on which `loop.StopSignal` acts.
+  # Its handler would swallow the SIGTERM that `loop.StopSignal` handles.
   jax.config.update('jax_enable_preemption_service', False)
-  # Where its own time is up, the library aborts the process with a stack trace.
+  # At its own timeout JAX aborts the process with a stack trace.
   alarm = threading.Timer(JOIN_SECONDS, _give_up)
   alarm.daemon = True
   alarm.start()
   try:
     jax.distributed.initialize(
-      *given,
-      cluster_detection_method=None if None in given else 'deactivate',
+      *variables,
+      cluster_detection_method=None if None in variables else 'deactivate',
       initialization_timeout=JOIN_SECONDS + 60,
       shutdown_timeout_seconds=LEAVE_SECONDS,
     )
   except ValueError as e:
-    missing = [n for n, v in zip(VARIABLES, given, strict=True) if v is None]
+    missing = [n for n, v in zip(VARIABLES, variables, strict=True) if v is None]
     raise ConfigError(
       f'--multihost: no cluster was recognised ({e}), and {", ".join(missing)} not '
       f'set; set {ADDRESS}=host:port, {COUNT} and {INDEX} for every process'
     ) from None
   except RuntimeError as e:
-    raise ConfigError(_apart(str(e).partition('\n')[0])) from None
+    raise ConfigError(_join_error(str(e).partition('\n')[0])) from None
   finally:
     alarm.cancel()
   return _state().num_processes
 
 
 def _state():
-  # What is public would start the devices, whose number is not claimed yet.
+  # The public functions would start the devices, before `claim_devices`.
   return jax._src.distributed.global_state  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _give_up() -> None:
-  print('error:', _apart(f'waited {JOIN_SECONDS} s'), file=sys.stderr, flush=True)
+  message = _join_error(f'waited {JOIN_SECONDS} s')
+  print('error:', message, file=sys.stderr, flush=True)
   os._exit(2)
 
 
-def _apart(reason: str) -> str:
+def _join_error(reason: str) -> str:
   state = _state()
   return (
     f'--multihost: process {state.process_id} could not join the others at '
@@ -97,8 +98,13 @@ def _apart(reason: str) -> str:
   )
 
 
-def asked(env: Mapping[str, str]) -> tuple[str | None, int | None, int | None]:
-  """Address, number and index from the variables, None where one is not set."""
+def parse_variables(
+  env: Mapping[str, str],
+) -> tuple[str | None, int | None, int | None]:
+  """(address, count, index) from the environment, None where one is not set.
+
+  Raises ConfigError where one is wrong.
+  """
   address = env.get(ADDRESS) or None
   host, _, port = (address or 'host:1').rpartition(':')
   if not host or not port.isdigit():
@@ -120,9 +126,9 @@ def asked(env: Mapping[str, str]) -> tuple[str | None, int | None, int | None]:
 
 @contextlib.contextmanager
 def session() -> Iterator[None]:
-  """Ends this process at once where it fails, or where another has ended.
+  """Makes this process end at once where it fails, or where another one has ended.
 
-  A process that ends well waits for the others, which would wait for one that failed.
+  On success it waits for the others, which would otherwise wait for it.
   """
   if not jax.distributed.is_initialized():
     yield
@@ -131,11 +137,11 @@ def session() -> Iterator[None]:
     yield
   except (Exception, KeyboardInterrupt) as e:
     code = 128 + signal.SIGINT if isinstance(e, KeyboardInterrupt) else 1
-    lost = isinstance(e, RuntimeError | ValueError) and _STATUS.match(str(e))
-    if lost or isinstance(e, ConfigError | OSError):
+    lost_peer = isinstance(e, RuntimeError | ValueError) and _STATUS.match(str(e))
+    if lost_peer or isinstance(e, ConfigError | OSError):
       code = 2
-    atexit.register(_leave, code)  # after this the error is told
-    if lost:
+    atexit.register(_leave, code)  # runs after the error is printed
+    if lost_peer:
       reason = str(e).partition('\n')[0]
       raise ConfigError(
         f'process {jax.process_index()} cannot go on ({reason}); where another '
@@ -146,51 +152,51 @@ def session() -> Iterator[None]:
 
 
 def _leave(code: int) -> None:
-  """Ends the process without the library's wait for the others."""
+  """Ends the process without JAX's wait for the others."""
   sys.stdout.flush()
   sys.stderr.flush()
-  if _state().process_id == 0:  # its end ends the others, who may have more to say
+  if _state().process_id == 0:  # its end kills the others, which may still report
     time.sleep(PARTING_SECONDS)
   os._exit(code)
 
 
 def is_first() -> bool:
-  """Whether this process writes and prints: process 0."""
+  """Whether this is process 0, which writes and prints."""
   return jax.process_index() == 0
 
 
 def place(tree, sharding: NamedSharding) -> Any:
-  """Puts a tree that is equal on all processes on a mesh of all their devices."""
+  """Puts a tree, equal on all processes, on a mesh of all their devices."""
   if jax.process_count() == 1:
     return jax.device_put(tree, sharding)
 
-  def one(leaf):
+  def put(leaf):
     value = np.asarray(leaf)
     return jax.make_array_from_callback(value.shape, sharding, lambda at: value[at])
 
-  return jax.tree.map(one, tree)
+  return jax.tree.map(put, tree)
 
 
 def fetch(tree) -> Any:
-  """jax.device_get, on every process, of arrays that may lie on several.
+  """jax.device_get, on every process, of arrays that may span processes.
 
-  The parts of a list are fetched one by one, so that equal ones share a program.
+  The elements of a list are fetched one by one, so that equal ones share a program.
   """
   if jax.process_count() == 1:
     return jax.device_get(tree)
   if isinstance(tree, list):
     return [fetch(part) for part in tree]
   leaves, structure = jax.tree.flatten(tree)
-  apart = [n for n, leaf in enumerate(leaves) if not _is_here(leaf)]
-  if apart:
-    gathered = _gather(leaves[apart[0]].sharding.mesh)([leaves[n] for n in apart])
-    for n, leaf in zip(apart, gathered, strict=True):
+  split = [n for n, leaf in enumerate(leaves) if not _is_local(leaf)]
+  if split:
+    gathered = _gather(leaves[split[0]].sharding.mesh)([leaves[n] for n in split])
+    for n, leaf in zip(split, gathered, strict=True):
       leaves[n] = leaf
   return jax.device_get(jax.tree.unflatten(structure, leaves))
 
 
-def _is_here(leaf) -> bool:
-  """Whether this process holds all of an array."""
+def _is_local(leaf) -> bool:
+  """Whether this process holds all of a leaf."""
   if not isinstance(leaf, jax.Array):
     return True
   return leaf.is_fully_addressable or leaf.is_fully_replicated
@@ -202,39 +208,40 @@ def _gather(mesh):
 
 
 def agree(function: Callable[[], T]) -> T:
-  """What process 0 gets from a function, on every process, which all call this.
+  """Calls a function on process 0 and returns its result on every process.
 
-  What it raises there is a ConfigError here, so that all end alike.
+  All processes must call this. What it raises on process 0 is a ConfigError on the
+  others.
   """
   if jax.process_count() == 1:
     return function()
-  told, error = None, None
+  message, error = None, None
   if is_first():
     try:
-      told = True, function()
-    except Exception as e:  # the others must not wait for what will not come
+      message = True, function()
+    except Exception as e:  # or the others would wait for ever
       error = e
-      told = False, f'{e} (process 0)'
-  good, value = pickle.loads(_broadcast(pickle.dumps(told)))
+      message = False, f'{e} (process 0)'
+  succeeded, value = pickle.loads(_broadcast(pickle.dumps(message)))
   if error is not None:
     raise error
-  if not good:
+  if not succeeded:
     raise ConfigError(value)
   return value
 
 
 def _broadcast(data: bytes) -> bytes:
-  """Process 0's bytes, on every process."""
+  """The bytes of process 0, on every process."""
   size = int(multihost_utils.broadcast_one_to_all(np.int32(len(data))))
-  # Few sizes are few compiled programs.
-  room = np.zeros(1 << (size - 1).bit_length(), np.uint8)
+  # Powers of two, so that few programs are compiled.
+  padded = np.zeros(1 << (size - 1).bit_length(), np.uint8)
   if is_first():
-    room[:size] = np.frombuffer(data, np.uint8)
-  return multihost_utils.broadcast_one_to_all(room)[:size].tobytes()
+    padded[:size] = np.frombuffer(data, np.uint8)
+  return multihost_utils.broadcast_one_to_all(padded)[:size].tobytes()
 
 
 def together(function: Callable[[], None]) -> None:
-  """Runs a function on every process; where it fails on one, all raise ConfigError."""
+  """Calls a function on every process; if one fails, all raise."""
   if jax.process_count() == 1:
     return function()
   error = None
@@ -251,19 +258,19 @@ def together(function: Callable[[], None]) -> None:
 
 
 def largest(number: int) -> int:
-  """The largest of the processes' numbers."""
+  """The largest of the numbers of all processes."""
   return number if jax.process_count() == 1 else int(_all(number).max())
 
 
 def _all(number: int) -> np.ndarray:
-  """Each process's number, by process."""
+  """The numbers of all processes, by process."""
   return np.asarray(multihost_utils.process_allgather(np.int32(number)))
 
 
 def check_shared(directory: Path) -> None:
-  """Raises ConfigError unless all processes see what process 0 writes there.
+  """Raises ConfigError unless all processes see the files of process 0.
 
-  Also where they have unequal numbers of devices, which no mesh could use.
+  Also where their numbers of devices differ, which no mesh could use.
   """
   if jax.process_count() == 1:
     return
@@ -281,9 +288,9 @@ def check_shared(directory: Path) -> None:
 
 
 def _check_devices() -> None:
-  """Every process knows all devices, so all of them come to the same conclusion."""
-  places = [device.process_index for device in jax.devices()]
-  counts = [places.count(index) for index in range(jax.process_count())]
+  """Raises ConfigError on every process alike, since each knows all devices."""
+  owners = [device.process_index for device in jax.devices()]
+  counts = [owners.count(index) for index in range(jax.process_count())]
   if len(set(counts)) > 1:
     raise ConfigError(
       f'the processes have {counts} devices; give each the same number, the same '
@@ -292,7 +299,7 @@ def _check_devices() -> None:
 
 
 def _sees(probe: Path) -> bool:
-  """Whether the probe appears here; shared directories may show a file late."""
+  """Whether the probe appears here in time; shared directories may lag."""
   end = time.monotonic() + SEEN_SECONDS
   while time.monotonic() < end:
     with contextlib.suppress(OSError):

@@ -1,7 +1,7 @@
 """The engines that train units of a sweep: Ray, and SLURM through submitit.
 
-An engine places units, and starts one again (`--retries`) whose process or machine
-died. It is a context manager; `start`, then `ended` until nothing is left, or `cancel`.
+An engine places units, and restarts (`--retries`) those whose process or machine died.
+It is a context manager: call `start`, then `ended` until all have ended, or `cancel`.
 """
 
 import collections
@@ -23,13 +23,13 @@ from typing import Any
 from onlyif_jax.config import ConfigError
 from onlyif_jax.units import SEEN_SECONDS, InterruptedUnit, Outcome, Unit, stop, work
 
-LOST = -1  # the exit code of a unit that was started often enough
-_POLL, _LOOK = 1.0, 20.0  # seconds between looks at results, and at SLURM's queue
+LOST = -1  # the exit code of a unit whose process or machine died
+_POLL, _LOOK = 1.0, 20.0  # seconds between polls of results, and of SLURM's queue
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """What a launcher's flags ask for."""
+  """The flags of a launcher."""
 
   launcher: str
   cpus: int
@@ -45,7 +45,8 @@ def _lost(reason: str) -> Outcome:
   return Outcome(LOST, f'it was lost ({" ".join(reason.split())})')
 
 
-def _extra(module: str, extra: str) -> ModuleType:
+def _import(module: str, extra: str) -> ModuleType:
+  """Imports a package of an extra; raises ConfigError where it is missing."""
   try:
     return importlib.import_module(module)
   except ImportError:
@@ -55,12 +56,12 @@ def _extra(module: str, extra: str) -> ModuleType:
 
 
 def _probe(address: str | None) -> None:
-  """Refuses HOST:PORT where nothing answers; Ray itself would try for minutes."""
-  found = re.fullmatch(r'(.+):(\d+)', address or '')
-  if not found:
+  """Raises ConfigError for HOST:PORT without answer; Ray would try for minutes."""
+  match = re.fullmatch(r'(.+):(\d+)', address or '')
+  if not match:
     return
   try:
-    socket.create_connection((found[1], int(found[2])), timeout=10).close()
+    socket.create_connection((match[1], int(match[2])), timeout=10).close()
   except (OSError, OverflowError) as e:
     raise ConfigError(
       f'--ray_address={address}: nothing answers there ({e}); give that of a running '
@@ -69,16 +70,16 @@ def _probe(address: str | None) -> None:
 
 
 class Ray:
-  """Units as tasks of a Ray cluster, which retries them by itself."""
+  """Units as tasks of a Ray cluster, which does the retries."""
 
   def __init__(self, options: Options, name: str, folder: Path):
     del name, folder
     self.options, self.tasks = options, {}
-    self.ray: Any = _extra('ray', 'ray')
+    self.ray: Any = _import('ray', 'ray')
 
   def __enter__(self):
-    o, quiet = self.options, {'log_to_driver': False, 'logging_level': logging.ERROR}
-    address = o.ray_address or os.environ.get('RAY_ADDRESS')
+    quiet = {'log_to_driver': False, 'logging_level': logging.ERROR}
+    address = self.options.ray_address or os.environ.get('RAY_ADDRESS')
     _probe(address)
     try:
       self.ray.init(address=address or 'auto', **quiet)
@@ -86,9 +87,9 @@ class Ray:
     except (OSError, RuntimeError, ValueError) as e:
       if address or not isinstance(e, ConnectionError):
         raise ConfigError(f'--ray_address={address}: {e}') from None
-      # Nothing goes through Ray's store but a few words.
-      own = {'include_dashboard': False, 'object_store_memory': 2**27}
-      self.ray.init(address='local', **own, **quiet)
+      # Only short messages go through Ray's object store.
+      local = {'include_dashboard': False, 'object_store_memory': 2**27}
+      self.ray.init(address='local', **local, **quiet)
       self.where = 'Ray on this machine'
     self._check_resources()
     return self
@@ -97,20 +98,21 @@ class Ray:
     self.ray.shutdown()
 
   def _check_resources(self) -> None:
+    """Says, or refuses on one machine, if no node has what a unit needs."""
     o = self.options
-    asked = {'CPU': o.cpus, 'GPU': o.gpus, 'TPU': o.tpus}
-    alive = [node['Resources'] for node in self.ray.nodes() if node['Alive']]
-    most = {name: max(node.get(name, 0) for node in alive) for name in asked}
-    for name, number in asked.items():
-      if number > most[name]:
-        text = f'--{name.lower()}s={number}: the largest machine has {most[name]:g}'
+    requested = {'CPU': o.cpus, 'GPU': o.gpus, 'TPU': o.tpus}
+    nodes = [node['Resources'] for node in self.ray.nodes() if node['Alive']]
+    for name, number in requested.items():
+      most = max(node.get(name, 0) for node in nodes)
+      if number > most:
+        text = f'--{name.lower()}s={number}: the largest machine has {most:g}'
         if self.where != 'Ray cluster':
           self.ray.shutdown()
           raise ConfigError(f'{text}; lower it')
         print(f'{text}; waiting for one to join the cluster', flush=True)
-    self.where += f', {len(alive)} nodes' if len(alive) > 1 else ''
+    self.where += f', {len(nodes)} nodes' if len(nodes) > 1 else ''
 
-  def start(self, todo: Sequence[Unit]) -> None:
+  def start(self, units: Sequence[Unit]) -> None:
     """Hands units to Ray."""
     o, task = self.options, self.ray.remote(work)
     settings = {
@@ -120,11 +122,11 @@ class Ray:
       'max_retries': o.retries,
       'retry_exceptions': [InterruptedUnit],
     }
-    for unit in todo:
+    for unit in units:
       self.tasks[task.options(name=str(unit), **settings).remote(unit)] = unit
 
   def ended(self) -> list[tuple[Unit, Outcome]]:
-    """The units that ended since the last call; waits for a second."""
+    """The units that ended since the last call; waits up to a second."""
     ready, _ = self.ray.wait(list(self.tasks), timeout=_POLL)
     return [(self.tasks.pop(ref), self._outcome(ref)) for ref in ready]
 
@@ -135,13 +137,13 @@ class Ray:
       return _lost(str(getattr(e, 'cause', None) or e))
 
   def cancel(self) -> None:
-    """Tells the workers to stop; their processes save."""
+    """Makes the workers stop; their processes save."""
     for ref in self.tasks:
       self.ray.cancel(ref, force=False)
 
 
 class Job:
-  """A unit as a SLURM job, which is queued again when its time is over."""
+  """A unit as a SLURM job, which is queued again at its time limit."""
 
   def __init__(self, unit: Unit):
     self.unit = unit
@@ -155,28 +157,28 @@ class Job:
       return _lost(str(e))
 
   def checkpoint(self):
-    """Saves when the time is nearly over: the job that goes on from there."""
+    """Stops the unit near the time limit, so that it saves; returns the next job."""
     for pid in self.processes:
       stop(pid)
-    return _extra('submitit', 'slurm').helpers.DelayedSubmission(Job(self.unit))
+    return _import('submitit', 'slurm').helpers.DelayedSubmission(Job(self.unit))
 
 
 class Slurm:
-  """Units as an array of SLURM jobs; one that died is handed in again."""
+  """Units as an array of SLURM jobs; one that died is submitted again."""
 
   def __init__(self, options: Options, name: str, folder: Path):
     self.jobs: dict[Unit, Any] = {}
-    self.tries: collections.Counter[Unit] = collections.Counter()
-    self.retries, own = options.retries, dict(options.slurm)
-    submitit = _extra('submitit', 'slurm')
-    cluster = own.pop('cluster', 'slurm')
+    self.restarts: collections.Counter[Unit] = collections.Counter()
+    self.retries, parameters = options.retries, dict(options.slurm)
+    submitit = _import('submitit', 'slurm')
+    cluster = parameters.pop('cluster', 'slurm')
     if cluster == 'slurm' and not shutil.which('sbatch'):
       raise ConfigError(
         '--launcher=slurm: there is no sbatch; run this on a login node of the cluster'
       )
-    self.queued, self.looked = cluster == 'slurm', time.monotonic()
-    self.gone: dict[str, float] = {}  # job -> since when the queue lacks it
-    self.where = 'SLURM' if self.queued else 'jobs on this machine'
+    self.has_queue, self.polled = cluster == 'slurm', time.monotonic()
+    self.missing: dict[str, float] = {}  # job id -> since when the queue lacks it
+    self.where = 'SLURM' if self.has_queue else 'jobs on this machine'
     self.executor: Any = submitit.AutoExecutor(
       folder / 'jobs', cluster=cluster, slurm_max_num_timeout=100
     )
@@ -187,8 +189,8 @@ class Slurm:
       cpus_per_task=options.cpus,
       **({'gpus_per_node': options.gpus} if options.gpus else {}),
       timeout_min=options.minutes,
-      slurm_additional_parameters=own,
-      # Since 22.05 srun does not take it from the job.
+      slurm_additional_parameters=parameters,
+      # Since SLURM 22.05 srun does not inherit it from the job.
       slurm_srun_args=[f'--cpus-per-task={options.cpus}'],
     )
 
@@ -198,68 +200,72 @@ class Slurm:
   def __exit__(self, *exc):
     pass
 
-  def start(self, todo: Sequence[Unit]) -> None:
-    """Hands units in, several as one array; ConfigError where sbatch refuses them."""
+  def start(self, units: Sequence[Unit]) -> None:
+    """Submits units as one array; raises ConfigError where sbatch refuses them."""
     try:
       with self.executor.batch():
-        jobs = [self.executor.submit(Job(unit)) for unit in todo]
+        jobs = [self.executor.submit(Job(unit)) for unit in units]
     except (RuntimeError, subprocess.CalledProcessError) as e:
       raise ConfigError(f'--launcher=slurm: {e}') from None
-    self.jobs |= zip(todo, jobs, strict=True)
+    self.jobs |= zip(units, jobs, strict=True)
 
   def ended(self) -> list[tuple[Unit, Outcome]]:
     """The units that ended since the last call; waits for a second."""
     time.sleep(_POLL)
-    self._look()
-    out, again = [], []
+    self._poll_queue()
+    ended, lost = [], []
     for unit, job in list(self.jobs.items()):
       outcome = self._outcome(job)
       if outcome is None:
         continue
       del self.jobs[unit]
-      if outcome.code == LOST and self.tries[unit] < self.retries:
-        self.tries[unit] += 1
-        again.append(unit)
+      if outcome.code == LOST and self.restarts[unit] < self.retries:
+        self.restarts[unit] += 1
+        lost.append(unit)
         print(f'{unit}: {outcome.said}; it is handed in again', flush=True)
       else:
-        out.append((unit, outcome))
-    if again:
-      self.start(again)
-    return out
+        ended.append((unit, outcome))
+    if lost:
+      self.start(lost)
+    return ended
 
-  def _look(self) -> None:
-    """Notes, now and then, which jobs the queue lacks.
+  def _poll_queue(self) -> None:
+    """Notes, every _LOOK seconds, which jobs the queue lacks.
 
-    submitit asks sacct, which not every cluster has, and at last every ten minutes.
+    submitit asks sacct, which not every cluster has, and later only every ten minutes.
     """
-    if not self.queued or time.monotonic() < self.looked + _LOOK:
+    if not self.has_queue or time.monotonic() < self.polled + _LOOK:
       return
-    self.looked = time.monotonic()
-    names = ','.join({job.job_id.partition('_')[0] for job in self.jobs.values()})
-    words = ('squeue', '--noheader', '--array', '--format=%i', f'--jobs={names}')
-    asked = subprocess.run(words, capture_output=True, text=True, check=False)
-    # It fails where it knows none of them any more, and where it is out of reach.
-    if not asked.returncode or 'Invalid job id' in asked.stderr:
-      gone = {job.job_id for job in self.jobs.values()} - set(asked.stdout.split())
-      self.gone = {i: self.gone.get(i, self.looked) for i in gone}
+    self.polled = time.monotonic()
+    arrays = ','.join({job.job_id.partition('_')[0] for job in self.jobs.values()})
+    command = ('squeue', '--noheader', '--array', '--format=%i', f'--jobs={arrays}')
+    queue = subprocess.run(command, capture_output=True, text=True, check=False)
+    # squeue fails where it knows none of the jobs any more, or where it is out of reach.
+    if not queue.returncode or 'Invalid job id' in queue.stderr:
+      missing = {job.job_id for job in self.jobs.values()} - set(queue.stdout.split())
+      self.missing = {i: self.missing.get(i, self.polled) for i in missing}
 
   def _outcome(self, job) -> Outcome | None:
-    """How a job ended, None while it has not."""
-    if not job.paths.result_pickle.exists():
-      if self.queued:  # a shared directory may show the result late
-        since = self.gone.get(job.job_id, math.inf)
-        ended = time.monotonic() > since + SEEN_SECONDS
-      else:
-        ended = job.done()
-      if not ended:
-        return None
-      log = job.paths.stderr
-      words = log.read_text().strip().splitlines()[-1:] if log.exists() else []
-      return _lost(f'{" ".join(words) or "the job died"}; see {log}')
-    error = job.exception()
-    return job.result() if error is None else _lost(f'{error}')
+    """How a job ended, None while it runs."""
+    result = job.paths.result_pickle
+    if not result.exists() and not self._has_ended(job):
+      return None
+    if result.exists():
+      error = job.exception()
+      return job.result() if error is None else _lost(f'{error}')
+    log = job.paths.stderr
+    last = log.read_text().strip().splitlines()[-1:] if log.exists() else []
+    return _lost(f'{" ".join(last) or "the job died"}; see {log}')
+
+  def _has_ended(self, job) -> bool:
+    """Whether a job without a result has ended."""
+    if not self.has_queue:
+      return job.done()
+    # A shared directory may show the result late.
+    since = self.missing.get(job.job_id, math.inf)
+    return time.monotonic() > since + SEEN_SECONDS
 
   def cancel(self) -> None:
-    """Tells the jobs to stop; their processes save."""
+    """Makes the jobs stop; their processes save."""
     for job in self.jobs.values():
       job.cancel(check=False)

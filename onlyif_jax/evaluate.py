@@ -19,12 +19,12 @@ _MEMBER = flags.DEFINE_string('member', None, 'One member; default: all.')
 
 
 def main(argv) -> int:
-  """Prints the tallies of every member as a table."""
+  """Prints the exact match of every member as a table."""
   del argv
   if not _WORKDIR.value:
     cli.fail('--workdir is missing; give the directory of a run')
   logging.set_verbosity(logging.WARNING)
-  from onlyif_jax import evaluation, sweep  # JAX starts here
+  from onlyif_jax import evaluation, sweep  # loads JAX
 
   with bucket.local(_WORKDIR.value) as path:
     run = evaluation.open_run(path)

@@ -1,9 +1,9 @@
-"""A finished or running sweep opened from its workdir, evaluated and shown."""
+"""Opens a finished or running sweep from its workdir, evaluates and shows it."""
 
 import dataclasses
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -22,22 +22,23 @@ from onlyif_jax.models import decode
 from onlyif_jax.tasks import tokens
 from onlyif_jax.training import ensemble, parallel
 from onlyif_jax.training.metrics import Tally
+from onlyif_jax.training.step import Trainer
 from onlyif_jax.workdir import Workdir
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """What a workdir holds: its config, its rows and its stacks."""
+  """The contents of a workdir."""
 
   workdir: Workdir
   config: RunConfig
   experiment: Experiment
-  stacks: tuple[tuple[str, tuple[Row, ...]], ...]
+  stacks: tuple[tuple[str, tuple[Row, ...]], ...]  # (name, rows) of each
 
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
-  """One member's parameters at a step."""
+  """The parameters of one member at a step."""
 
   row: Row
   step: int
@@ -45,7 +46,7 @@ class Restored:
 
 
 def open_run(path: str | os.PathLike) -> Run:
-  """Opens a workdir; ConfigError where it holds no run."""
+  """Opens a workdir; raises ConfigError where it holds no run."""
   workdir = Workdir(path)
   config = workdir.config()
   if config is None:
@@ -59,23 +60,30 @@ def open_run(path: str | os.PathLike) -> Run:
   return Run(workdir, config, experiment_lib.build(config), stacks)
 
 
-def restore(run: Run, members=None, step: int | None = None) -> Iterator[Restored]:
-  """Members in the order of the sweep, from their newest or the given step."""
+def restore(
+  run: Run, members: Sequence[str] | None = None, step: int | None = None
+) -> Iterator[Restored]:
+  """Yields members, by default all, at their newest or the given step.
+
+  In the order of the sweep, without members that have no checkpoint yet. Raises
+  ConfigError for unknown names, and where there is no checkpoint at all.
+  """
   known = [row.member for _, rows in run.stacks for row in rows]
   for name in members or ():
     if name not in known:
-      raise ConfigError(f'--member={name} is not in the run; members: {_few(known)}')
+      raise ConfigError(
+        f'--member={name} is not in the run; members: {first_names(known)}'
+      )
   mesh = parallel.make_mesh(1)
-  found = False
+  empty = True
   for stack, rows in run.stacks:
+    requested = [row for row in rows if members is None or row.member in members]
+    directory = run.workdir.file(f'checkpoints/{stack}')
+    if not requested or not directory.exists():
+      continue
     experiment = run.experiment.sibling(rows[0])
     program = experiment.program(mesh, 'map')
-    wanted = [row for row in rows if members is None or row.member in members]
-    directory = run.workdir.file(f'checkpoints/{stack}')
-    if not wanted or not directory.exists():
-      continue
-    width = run.config.stack.members
-    stacked = experiment.members([rows[0]] * width)
+    stacked = experiment.members([rows[0]] * run.config.stack.members)
     abstract = jax.tree.map(
       functools.partial(_on, program.sharding),
       jax.eval_shape(program.init, stacked),
@@ -88,10 +96,10 @@ def restore(run: Run, members=None, step: int | None = None) -> Iterator[Restore
         at, state = newest
       else:
         at, state = step, saver.restore_step(step, abstract)
-    for row in wanted:
-      found = True
+    for row in requested:
+      empty = False
       yield Restored(row, at, ensemble.unstack(state['params'], rows.index(row)))
-  if not found:
+  if empty:
     raise ConfigError(f'--workdir={run.workdir.path} holds no checkpoint yet')
 
 
@@ -100,19 +108,44 @@ def _on(sharding, v):
 
 
 def evaluate(
-  run: Run, one: Restored, sets: list[EvalSet], evaluator: Evaluator
+  run: Run, restored: Restored, sets: list[EvalSet], evaluator: Evaluator
 ) -> list[Tally]:
-  """A member's tallies, by the very code that runs at the end of training."""
-  members = run.experiment.members([one.row])
-  params = ensemble.stack([one.params])
+  """A member's tallies, by the code that runs at the end of training."""
+  members = run.experiment.members([restored.row])
+  params = ensemble.stack([restored.params])
   prompts = evaluator.training_prompts(members)
   return evaluator.tallies(params, members, sets, prompts)[0]
 
 
+class _Evaluators:
+  """Evaluators on one device, one for all members with equal trainers."""
+
+  def __init__(self, run: Run):
+    self.run = run
+    self.by_trainer: dict[Trainer, Evaluator] = {}
+
+  def of(self, row: Row) -> Evaluator:
+    experiment = self.run.experiment.sibling(row)
+    if experiment.trainer not in self.by_trainer:
+      evaluator = experiment.evaluator(parallel.make_mesh(1))
+      self.by_trainer[experiment.trainer] = evaluator
+    return self.by_trainer[experiment.trainer]
+
+
 def show(
-  run: Run, *, members=None, step=None, examples=None, splits=None, wrong: int = 0
+  run: Run,
+  *,
+  members: Sequence[str] | None = None,
+  step: int | None = None,
+  examples: int | None = None,
+  splits: tuple[str, ...] | None = None,
+  wrong: int = 0,
 ) -> list[tuple[Restored, list[Tally]]]:
-  """Prints every member's exact match by split and test cell, and wrong outputs."""
+  """Prints each member's exact match by split and test cell; returns all tallies.
+
+  examples: per split; None, like members, step and splits: as in training. wrong: how
+  many wrong outputs to print, of the member nearest to half right on unseen rules.
+  """
   config = run.config.eval
   if examples:
     config = dataclasses.replace(config, examples=examples)
@@ -120,95 +153,92 @@ def show(
     _show_counterfactual(run, members, step, config.examples)
     return []
   table = Table(title='exact match: right / examples', title_justify='left', box=None)
-  done: list[tuple[Restored, list[Tally]]] = []
+  evaluated: list[tuple[Restored, list[Tally]]] = []
   columns: list[str] = []
-  made: dict = {}
-  for one in restore(run, members, step):
-    experiment = run.experiment.sibling(one.row)
-    if experiment.trainer not in made:
-      evaluator = experiment.evaluator(parallel.make_mesh(1))
-      made[experiment.trainer] = evaluator
-    evaluator = made[experiment.trainer]
-    sets = eval_sets(config, experiment.data.task, splits)
+  evaluators = _Evaluators(run)
+  for restored in restore(run, members, step):
+    task = run.experiment.sibling(restored.row).data.task
+    sets = eval_sets(config, task, splits)
     if not sets:
-      known = sorted({s.split for s in eval_sets(config, experiment.data.task)})
+      known = sorted({s.split for s in eval_sets(config, task)})
       raise ConfigError(f'--split={splits}: the task has {", ".join(known)}')
-    tallies = evaluate(run, one, sets, evaluator)
+    tallies = evaluate(run, restored, sets, evaluators.of(restored.row))
     exact = {f'{t.split} {t.slice}': t for t in tallies if t.metric == 'exact_match'}
-    if not done:
+    if not evaluated:
       columns = [name for name in exact if name.endswith(' all') or 'unseen' in name]
       for name in ('member', 'step', *columns):
         table.add_column(name.removesuffix(' all'), justify='right', no_wrap=True)
     cells = [_cell(exact.get(name)) for name in columns]
-    table.add_row(one.row.member, str(one.step), *cells)
-    done.append((one, tallies))
-  console = Console()
-  if not console.is_terminal:
-    console = Console(width=200)
+    table.add_row(restored.row.member, str(restored.step), *cells)
+    evaluated.append((restored, tallies))
+  console = _console()
   console.print(table)
   if wrong:
-    one = min(done, key=lambda pair: abs(_unseen(pair[1]) - 0.5))[0]
-    evaluator = made[run.experiment.sibling(one.row).trainer]
-    show_wrong(run, one, evaluator, wrong, console)
-  return done
+    restored, _ = min(evaluated, key=lambda pair: abs(_unseen(pair[1]) - 0.5))
+    show_wrong(run, restored, evaluators.of(restored.row), wrong, console)
+  return evaluated
 
 
-def _show_counterfactual(run: Run, members, step, examples: int) -> None:
-  """Prints what members do where something else would be easier than to obey."""
+def _show_counterfactual(
+  run: Run, members: Sequence[str] | None, step: int | None, examples: int
+) -> None:
+  """Prints how members answer where a shortcut would compete with the instruction."""
   table = Table(title='shares of outputs', title_justify='left', box=None)
-  made: dict = {}
-  for one in restore(run, members, step):
-    own = run.experiment.sibling(one.row)
-    if own.trainer not in made:
-      evaluator = own.evaluator(parallel.make_mesh(1))
-      made[own.trainer] = counterfactual.Counterfactual(evaluator)
-    params, stacked = ensemble.stack([one.params]), own.members([one.row])
-    (tallies,) = made[own.trainer].tallies(params, stacked, examples)
+  evaluators = _Evaluators(run)
+  judges: dict[Evaluator, counterfactual.Counterfactual] = {}
+  for restored in restore(run, members, step):
+    evaluator = evaluators.of(restored.row)
+    if evaluator not in judges:
+      judges[evaluator] = counterfactual.Counterfactual(evaluator)
+    stacked = run.experiment.members([restored.row])
+    params = ensemble.stack([restored.params])
+    (tallies,) = judges[evaluator].tallies(params, stacked, examples)
     if not tallies:
       raise ConfigError('--split=counterfactual needs a task with an x and a y')
     if not table.columns:
       for name in ('member', 'step', *(t.slice for t in tallies)):
         table.add_column(name, justify='right')
     shares = ['-' if t.value is None else f'{t.value:.3f}' for t in tallies]
-    table.add_row(one.row.member, str(one.step), *shares)
-  Console(width=None if Console().is_terminal else 200).print(table)
+    table.add_row(restored.row.member, str(restored.step), *shares)
+  _console().print(table)
   for name, meaning in counterfactual.MEANING.items():
     print(f'{name}: {meaning}')
 
 
-def show_wrong(run: Run, one: Restored, evaluator: Evaluator, wrong: int, console):
-  """Prints wrong outputs, decoded freely, beside what was expected."""
-  experiment = run.experiment.sibling(one.row)
+def show_wrong(
+  run: Run, restored: Restored, evaluator: Evaluator, wrong: int, console: Console
+) -> None:
+  """Prints up to `wrong` wrong outputs on unseen rules, decoded without forcing."""
+  experiment = run.experiment.sibling(restored.row)
   config, task = run.config.eval, experiment.data.task
   unseen = plain_set(task, 'unseen', config.examples)
-  member = experiment.member(one.row)
-  graphdef = experiment.trainer.graphdef
-  make = jax.jit(lambda i_B: evaluator.batch(member, unseen, i_B)[0])
+  member = experiment.member(restored.row)
+  graphdef, length = experiment.trainer.graphdef, task.sequence_length
+  make_batch = jax.jit(lambda i_B: evaluator.batch(member, unseen, i_B)[0])
   decoded = jax.jit(
     lambda batch: decode.greedy(
-      graphdef, one.params, batch.tokens_BL, batch.answer_BA[:, 0] + 1, length
+      graphdef, restored.params, batch.tokens_BL, batch.answer_BA[:, 0] + 1, length
     )
   )
-  length = task.sequence_length
-  console.print(f'wrong outputs of {one.row.member} on unseen rules:')
-  left = wrong
+  console.print(f'wrong outputs of {restored.row.member} on unseen rules:')
+  remaining = wrong
   for start in range(0, config.examples, config.batch_size):
-    i_B = start + jnp.arange(config.batch_size, dtype=jnp.int32)
-    batch = make(i_B)
+    batch = make_batch(start + jnp.arange(config.batch_size, dtype=jnp.int32))
     got_BL = np.asarray(decoded(batch))
-    made = jax.device_get(batch)
+    batch = jax.device_get(batch)
     for b in range(min(config.batch_size, config.examples - start)):
-      prompt = int(made.answer_BA[b, 0]) + 1
-      want, got = made.tokens_BL[b, prompt:], got_BL[b, prompt:]
-      if left and not np.array_equal(want, got):
-        left -= 1
-        shown = (made.tokens_BL[b, :prompt], want, got)
+      prompt = int(batch.answer_BA[b, 0]) + 1
+      want, got = batch.tokens_BL[b, prompt:], got_BL[b, prompt:]
+      if remaining and not np.array_equal(want, got):
+        remaining -= 1
+        shown = (batch.tokens_BL[b, :prompt], want, got)
         _print_wrong(console, *(tokens.show(ids, task.symbols) for ids in shown))
-  if left:
-    console.print(f'({wrong - left} wrong outputs among {config.examples})')
+  if remaining:
+    console.print(f'({wrong - remaining} wrong outputs among {config.examples})')
 
 
-def _print_wrong(console, prompt, want, got):
+def _print_wrong(console: Console, prompt: str, want: str, got: str) -> None:
+  """Prints an output with what differs from the expected one in red, above a caret."""
   marked = ''.join(
     escape(g) if n < len(want) and g == want[n] else f'[bold red]{escape(g)}[/]'
     for n, g in enumerate(got)
@@ -223,16 +253,23 @@ def _print_wrong(console, prompt, want, got):
   console.print(f'              {under}', highlight=False)
 
 
+def _console() -> Console:
+  console = Console()
+  return console if console.is_terminal else Console(width=200)
+
+
 def _cell(tally: Tally | None) -> str:
   return '' if tally is None else f'{tally.sum}/{tally.count}'
 
 
 def _unseen(tallies: list[Tally]) -> float:
-  for t in tallies:
-    if (t.split, t.slice, t.metric) == ('unseen', 'all', 'exact_match'):
-      return t.value or 0.0
+  """Exact match on unseen rules, 0 where it was not evaluated."""
+  for tally in tallies:
+    if (tally.split, tally.slice, tally.metric) == ('unseen', 'all', 'exact_match'):
+      return tally.value or 0.0
   return 0.0
 
 
-def _few(names: list[str]) -> str:
+def first_names(names: Sequence[str]) -> str:
+  """The first names of a list for an error message."""
   return ', '.join(names[:6]) + (' …' if len(names) > 6 else '')

@@ -1,11 +1,12 @@
 """Stored config -> Experiment: the one assembly of task, data, model and training.
 
-Every entry point, test and notebook builds its parts here, so that training and
-evaluation cannot drift apart.
+Every entry point, test and notebook builds its parts here, so training and evaluation
+cannot drift apart.
 """
 
 import dataclasses
 import functools
+import itertools
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -26,16 +27,16 @@ from onlyif_jax.tasks.rules import Part
 from onlyif_jax.training import ensemble, parallel
 from onlyif_jax.training.step import Trainer
 
-EXPLORE = 'explore'  # the reference of members that look for the step
-EXPLORE_SEED = 1_000  # added to their seeds, so that no reported member has one
+EXPLORE = 'explore'  # the `reference` of members that search for the transition
+EXPLORE_SEED = 1_000  # offset of their seeds, which no reported member uses
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """One member of a sweep, in words: the columns of every table."""
+  """One member of a sweep, as the columns that identify it in every table."""
 
   member: str
-  reference: str  # '' for a member of the sweep, else which reference it is
+  reference: str  # '' for a member of the sweep, else the name of the reference
   instructions: int
   noop_share: float
   learning_rate: float
@@ -44,33 +45,34 @@ class Row:
   init_seed: int
   order_seed: int
   variant: str = ''  # one of sweep.variants
-  swept: tuple[tuple[str, Any], ...] = ()  # field -> value, where variants differ
+  swept: tuple[tuple[str, Any], ...] = ()  # (field, value) where variants differ
 
   def columns(self) -> dict[str, Any]:
-    """The columns that name the row in every table."""
-    own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-    fields = dict(own.pop('swept'))
-    if not fields:
-      del own['variant']
-    return own | fields
+    """The identifying columns; those of variants only in a sweep with variants."""
+    columns = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+    swept = dict(columns.pop('swept'))
+    if not swept:
+      del columns['variant']
+    return columns | swept
 
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-  """Everything that a run's config decides, before any device is touched.
+  """Everything that a run's config determines, before any device is touched.
 
-  One per variant of a sweep; those with equal `trainer` share compiled programs.
+  There is one per variant of a sweep; those with equal `trainer` share compiled
+  programs.
   """
 
-  run: RunConfig  # the whole sweep's config
+  run: RunConfig  # of the whole sweep
   variant: str
-  config: RunConfig  # with the variant's settings
-  task: Task  # with the settings that are traced
+  config: RunConfig  # with the variant's settings applied
+  task: Task  # including its traced settings
   data: Data
   model: GPT2Config
 
   def sibling(self, row: Row) -> 'Experiment':
-    """The experiment of a row of the same sweep."""
+    """The experiment of another row of the same sweep."""
     return self if row.variant == self.variant else build(self.run, row.variant)
 
   @property
@@ -80,20 +82,18 @@ class Experiment:
     return Trainer(self.data, self.model, self.config.optim, micro)
 
   def program(self, mesh, mode: str) -> parallel.StackProgram:
-    """The stack's compiled functions on a mesh."""
+    """The compiled functions of a stack on a mesh; mode: map, vmap or serial."""
     return parallel.StackProgram(self.trainer, mesh, mode)
 
   def evaluator(self, mesh) -> Evaluator:
-    """The evaluation of a stack on a mesh."""
-    e, task = self.config.eval, self.data.task
-    loop = [plain_set(task, split, e.loop_examples) for split in IN_LOOP]
-    sets = (*eval_sets(e, task), *loop)
-    return Evaluator(self.data, self.model, e.batch_size, mesh, sets)
+    """The evaluation of a stack on a mesh, final and in-loop sets alike."""
+    config, task = self.config.eval, self.data.task
+    in_loop = [plain_set(task, split, config.loop_examples) for split in IN_LOOP]
+    sets = (*eval_sets(config, task), *in_loop)
+    return Evaluator(self.data, self.model, config.batch_size, mesh, sets)
 
   def member(self, row: Row) -> Member:
     """The traced settings of a row of this variant."""
-    kinds = {'infinite_rules', 'infinite_inputs', 'masked', 'permuted'}
-    is_ = {kind: row.reference == kind for kind in kinds}
     return Member(
       rules_seed=jnp.int32(row.rules_seed),
       init_seed=jnp.int32(row.init_seed),
@@ -101,10 +101,10 @@ class Experiment:
       instructions=jnp.int32(row.instructions),
       learning_rate=jnp.float32(row.learning_rate),
       mix_K=jnp.asarray(self._mix(row), jnp.int32),
-      fresh_rules=jnp.bool_(is_['infinite_rules']),
-      fresh_inputs=jnp.bool_(is_['infinite_inputs']),
-      mask_instruction=jnp.bool_(is_['masked']),
-      permute_y=jnp.bool_(is_['permuted']),
+      fresh_rules=jnp.bool_(row.reference == 'infinite_rules'),
+      fresh_inputs=jnp.bool_(row.reference == 'infinite_inputs'),
+      mask_instruction=jnp.bool_(row.reference == 'masked'),
+      permute_y=jnp.bool_(row.reference == 'permuted'),
       balance=jnp.bool_(self.config.data.balance),
       counts_R=jnp.asarray(self._counts(row), jnp.int32),
       setting={
@@ -114,18 +114,22 @@ class Experiment:
     )
 
   def setting(self, instructions: int) -> dict[str, np.ndarray]:
-    """The task's traced settings of a member; ConfigError where it cannot be."""
-    return _asked(self.task.setting, instructions)
+    """The task's traced settings for I instructions; raises ConfigError."""
+    return _call_task(self.task.setting, instructions)
+
+  def first_members(self, count: int) -> Member:
+    """`count` stacked members of this variant, repeated as needed: for timing."""
+    own = [row for row in rows(self.run) if row.variant == self.variant]
+    return self.members([own[n % len(own)] for n in range(count)])
 
   def members(self, rows: Sequence[Row]) -> Member:
-    """The stacked members of several rows, which share a program."""
+    """The stacked members of rows that share a program."""
     return ensemble.stack([self.sibling(row).member(row) for row in rows])
 
   def rules_met(self, row: Row) -> int:
     """The number of rules with at least one training example."""
-    positions = self.data.plan.steps * self.data.plan.batch_size
     if row.reference == 'infinite_rules':
-      return positions
+      return self.data.plan.steps * self.data.plan.batch_size
     counts = self._counts(row)
     if counts.size:
       return int((np.diff(counts, prepend=0) > 0).sum())
@@ -140,31 +144,30 @@ class Experiment:
 
   @property
   def tokens(self) -> int:
-    """Token positions in a member's training."""
+    """Token positions, padding included, in the training of one member."""
     plan = self.data.plan
     return plan.steps * plan.batch_size * self.data.task.sequence_length
 
   @property
   def flops(self) -> float:
-    """Floating-point operations of a member's training, as really done.
+    """Floating-point operations that the training of one member executes.
 
-    Matmuls only, backward twice the forward: the last layer's queries, output
-    and MLP and the head run at answer positions alone.
+    Counts matmuls, with the backward pass as twice the forward pass. Queries, output
+    projection and MLP of the last layer, and the head, run at answer positions only.
     """
-    m, task = self.model, self.data.task
-    d, length, answer = m.width, task.sequence_length, task.answer_length
+    model, task, plan = self.model, self.data.task, self.data.plan
+    d, length, answer = model.width, task.sequence_length, task.answer_length
 
     def layer(queries):
       kv, rest = 2 * length * 2 * d * d, 2 * queries * 10 * d * d
       return kv + rest + 4 * queries * length * d
 
-    forward = (m.layers - 1) * layer(length) + layer(answer)
-    forward += 2 * answer * d * m.vocab_size
-    plan = self.data.plan
+    forward = (model.layers - 1) * layer(length) + layer(answer)
+    forward += 2 * answer * d * model.vocab_size
     return 3.0 * forward * plan.steps * plan.batch_size
 
   def _mix(self, row: Row) -> np.ndarray:
-    """Cumulated examples per kind of the task's mix."""
+    """Cumulative number of examples by kind of the task's mix, [K]."""
     n, mix = self.config.data.examples, self.task.mix(row.noop_share)
     if self.task.noops and len(mix) == 2:
       return np.array([round(mix[0][1] * n), n])
@@ -172,28 +175,31 @@ class Experiment:
     return np.cumsum(distribution.integer_counts(shares, n)) if mix else shares
 
   def _counts(self, row: Row) -> np.ndarray:
-    """Cumulated examples per rule, padded to the sweep's largest I; [] for equal."""
+    """Cumulative number of examples by rule, [R], padded to the sweep's largest I.
+
+    Empty where every rule of the sweep has the same number.
+    """
     if not _skewed(self.run):
       return np.zeros(0, np.int64)
-    count, n = row.instructions, self.config.data.examples
-    shares = _shares(self.config, self.task, count)
+    rules, n = row.instructions, self.config.data.examples
+    shares = _rule_shares(self.config, self.task, rules)
     if shares is None:
-      shares = np.full(count, 1 / count)
+      shares = np.full(rules, 1 / rules)
     counts = distribution.integer_counts(shares, n)
     size = max(other.instructions for other in rows(self.run))
-    return np.pad(np.cumsum(counts), (0, size - count), constant_values=n)
+    return np.pad(np.cumsum(counts), (0, size - rules), constant_values=n)
 
 
-def _shares(config: RunConfig, task: Task, count: int) -> np.ndarray | None:
-  """Shares of the rules 0..count-1 among the examples; None: all equal."""
+def _rule_shares(config: RunConfig, task: Task, rules: int) -> np.ndarray | None:
+  """Share of the examples by rule, [R]; None where all are equal."""
   if config.data.alpha:
-    return distribution.power_law(count, config.data.alpha)
-  own = getattr(task, 'shares', None)  # a task may mix groups of rules
-  return None if own is None else _asked(own, count)
+    return distribution.power_law(rules, config.data.alpha)
+  shares = getattr(task, 'shares', None)  # a task may mix groups of rules
+  return None if shares is None else _call_task(shares, rules)
 
 
-def _asked(method, count: int):
-  """What a task says of a number of rules; its ValueError is the config's fault."""
+def _call_task(method, count: int):
+  """Calls a task's method of a number of rules; its ValueError is a ConfigError."""
   try:
     return method(count)
   except ValueError as e:
@@ -202,120 +208,134 @@ def _asked(method, count: int):
 
 @functools.cache
 def _skewed(config: RunConfig) -> bool:
-  """Whether some member of a sweep has rules with unequal counts."""
-  for text in config.sweep.variants or ('',):
-    own = config_lib.variant(config, text)
-    if _shares(own, tasks.make_task(own.task), max(own.sweep.counts)) is not None:
+  """Whether any member of a sweep has rules with unequal counts."""
+  for variant in config.sweep.variants or ('',):
+    varied = config_lib.variant(config, variant)
+    task, rules = tasks.make_task(varied.task), max(varied.sweep.counts)
+    if _rule_shares(varied, task, rules) is not None:
       return True
   return False
 
 
 @functools.lru_cache(maxsize=256)
 def build(config: RunConfig, variant: str | None = None) -> Experiment:
-  """The experiment of a variant, the first one unless named; or ConfigError."""
+  """The experiment of a variant, by default the first one; raises ConfigError."""
   if variant is None:
     variant = config.sweep.variants[0] if config.sweep.variants else ''
-  own = config_lib.variant(config, variant)
-  task = tasks.make_task(own.task)
+  varied = config_lib.variant(config, variant)
+  task = tasks.make_task(varied.task)
   static = task.static()
-  space = tasks.make_space(static, own.rules)
-  plan = Plan(own.data.examples, own.data.epochs, own.data.batch_size)
+  space = tasks.make_space(static, varied.rules)
+  plan = Plan(varied.data.examples, varied.data.epochs, varied.data.batch_size)
   model = GPT2Config(
     vocab_size=task.vocab_size,
     max_length=task.sequence_length,
-    **dataclasses.asdict(own.model),
+    **dataclasses.asdict(varied.model),
   )
   data = Data(static, space, plan)
-  made = Experiment(config, variant, own, task, data, model)
-  _check_capacity(made)
-  return made
+  experiment = Experiment(config, variant, varied, task, data, model)
+  _check_capacity(experiment)
+  return experiment
 
 
 def rows(config: RunConfig) -> list[Row]:
-  """The members of a sweep: references last, in a fixed order."""
-  s = config.sweep
-  out, variants = [], s.variants or ('',)
-  swept = config
-  if s.adaptive_width:
-    out = _exploring(config, variants[0])
-    own = dataclasses.replace(s, counts=s.reported)
-    swept = dataclasses.replace(config, sweep=own)
-  for pair in config_lib.parse_seeds(s.seeds):
+  """The members of a sweep in a fixed order, references last."""
+  sweep = config.sweep
+  variants = sweep.variants or ('',)
+  out, reported = [], config
+  if sweep.adaptive_width:
+    out = _exploring_rows(config, variants[0])
+    fixed = dataclasses.replace(sweep, counts=sweep.reported)
+    reported = dataclasses.replace(config, sweep=fixed)
+  for seeds in config_lib.parse_seeds(sweep.seeds):
     for variant in variants:
-      out += _rows_of(swept, variant, pair)
-  first = config.seed
-  for name in s.references:
-    count = 1 if name == 'one' else s.reference_count
+      out += _variant_rows(reported, variant, seeds)
+  seed = config.seed
+  for name in sweep.references:
+    template = _variant_rows(config, variants[0], (0, 0))[0]
     out.append(
       dataclasses.replace(
-        _rows_of(config, variants[0], (0, 0))[0],
-        **{'member': f'{name}-s0', 'reference': name, 'instructions': count},
-        **{'seed': '0', 'rules_seed': first, 'init_seed': first, 'order_seed': first},
+        template,
+        member=f'{name}-s0',
+        reference=name,
+        instructions=1 if name == 'one' else sweep.reference_count,
+        seed='0',
+        rules_seed=seed,
+        init_seed=seed,
+        order_seed=seed,
       )
     )
   return out
 
 
-def _exploring(config: RunConfig, variant: str) -> list[Row]:
-  """The members of an adaptive sweep that look for the step, round by round."""
-  pattern = _rows_of(config, variant, (0, 0))[0]
-  rounds = [(0, count) for count in config.sweep.counts]
+def _exploring_rows(config: RunConfig, variant: str) -> list[Row]:
+  """The members of an adaptive sweep that search for the transition, by round."""
+  template = _variant_rows(config, variant, (0, 0))[0]
+  placed = [(0, count) for count in config.sweep.counts]
   for text in config.sweep.explored:
     number, _, count = text.partition(':')
-    rounds.append((int(number), int(count)))
+    placed.append((int(number), int(count)))
   out = []
-  for number, count in rounds:
+  for number, count in placed:
     seed = config.seed + EXPLORE_SEED + number
     out.append(
       dataclasses.replace(
-        pattern,
-        **{'member': f'I{count}-{EXPLORE}{number}', 'reference': EXPLORE},
-        **{'instructions': count, 'seed': str(EXPLORE_SEED + number)},
-        **{'rules_seed': seed, 'init_seed': seed, 'order_seed': seed},
+        template,
+        member=f'I{count}-{EXPLORE}{number}',
+        reference=EXPLORE,
+        instructions=count,
+        seed=str(EXPLORE_SEED + number),
+        rules_seed=seed,
+        init_seed=seed,
+        order_seed=seed,
       )
     )
   return out
 
 
-def _rows_of(config, variant, pair) -> list[Row]:
-  """The rows of one variant and pair of seeds."""
-  s, own = config.sweep, config_lib.variant(config, variant)
-  rates = list(s.learning_rates) or [own.optim.learning_rate]
-  seed = str(pair[0]) if 'x' not in s.seeds else f'{pair[0]}.{pair[1]}'
-  seeds = (seed, config.seed + pair[0], config.seed + pair[1], config.seed + pair[1])
-  swept = config_lib.swept_values(config, variant)
-  named = ''.join(
+def _variant_rows(config: RunConfig, variant: str, seeds: tuple[int, int]) -> list[Row]:
+  """The rows of one variant; seeds: of its rules, and of all else."""
+  sweep, varied = config.sweep, config_lib.variant(config, variant)
+  rates = list(sweep.learning_rates) or [varied.optim.learning_rate]
+  rules_seed, other_seed = seeds
+  seed = f'{rules_seed}.{other_seed}' if 'x' in sweep.seeds else str(rules_seed)
+  suffix = ''.join(
     f'-{field.rpartition(".")[2]}{value}'
     for field, value in config_lib.parse_variant(config, variant).items()
     if field != 'sweep.counts'
   )
-  named = re.sub(r'[^\w.+-]+', '+', named)
+  suffix = re.sub(r'[^\w.+-]+', '+', suffix)
+  swept = tuple(config_lib.swept_values(config, variant).items())
   out = []
-  for share in s.noop_shares:
-    for rate in rates:
-      extra = named
-      extra += f'-q{share:g}' if len(s.noop_shares) > 1 else ''
-      extra += f'-lr{rate:g}' if len(rates) > 1 else ''
-      out += [
-        Row(
-          f'I{i}{extra}-s{seed}',
-          '',
-          i,
-          share,
-          rate,
-          *seeds,
-          variant,
-          tuple(swept.items()),
-        )
-        for i in own.sweep.counts
-      ]
+  for share, rate in itertools.product(sweep.noop_shares, rates):
+    name = suffix
+    name += f'-q{share:g}' if len(sweep.noop_shares) > 1 else ''
+    name += f'-lr{rate:g}' if len(rates) > 1 else ''
+    out += [
+      Row(
+        member=f'I{count}{name}-s{seed}',
+        reference='',
+        instructions=count,
+        noop_share=share,
+        learning_rate=rate,
+        seed=seed,
+        rules_seed=config.seed + rules_seed,
+        init_seed=config.seed + other_seed,
+        order_seed=config.seed + other_seed,
+        variant=variant,
+        swept=swept,
+      )
+      for count in varied.sweep.counts
+    ]
   return out
 
 
-def _check_capacity(made: Experiment):
-  config, space, plan = made.config, made.data.rules, made.data.plan
+def _check_capacity(experiment: Experiment) -> None:
+  """Raises ConfigError where the task has too few rules for the sweep."""
+  config, data = experiment.config, experiment.data
+  space, plan = data.rules, data.plan
   largest, what = max(config.sweep.counts), space.description
-  setting = made.setting(largest)
+  setting = experiment.setting(largest)
   capacity = space.capacity(Part.TRAIN, setting)
   if largest > capacity:
     more = getattr(space, 'remedy', 'or widen what the task makes its rules of')
@@ -332,8 +352,8 @@ def _check_capacity(made: Experiment):
         f'rules.{low}_fraction, or allow more rules'
       )
   positions = plan.steps * plan.batch_size
-  endless = 'infinite_rules' in config.sweep.references
-  if endless and space.pair_capacity() < positions:
+  unbounded = 'infinite_rules' in config.sweep.references
+  if unbounded and space.pair_capacity() < positions:
     raise ConfigError(
       f"sweep.references has 'infinite_rules', which needs {positions} rules; "
       f'{what} has {space.pair_capacity()}. Leave it out'

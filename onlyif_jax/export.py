@@ -1,4 +1,4 @@
-"""Writes a run for others: `python -m onlyif_jax.export --workdir=DIR --to=hf --out=DIR`."""
+"""Exports a run: `python -m onlyif_jax.export --workdir=DIR --to=hf --out=DIR`."""
 
 from pathlib import Path
 
@@ -42,16 +42,16 @@ def main(argv) -> int:
 
 
 def _write(workdir: Path) -> None:
+  """Writes what --to says, from a workdir or from --config."""
   if _TO.value == 'bundle':
     from onlyif_jax.analysis import bundle
 
-    path, left = bundle.write(workdir, str(_OUT.value))
-    print(
-      f'written: {path}' + (f'; left out for size: {", ".join(left)}' if left else '')
-    )
+    path, omitted = bundle.write(workdir, str(_OUT.value))
+    note = f'; left out for size: {", ".join(omitted)}' if omitted else ''
+    print(f'written: {path}{note}')
     return
   logging.set_verbosity(logging.WARNING)
-  from onlyif_jax import evaluation, exporting, sweep  # JAX starts here
+  from onlyif_jax import evaluation, exporting, sweep  # loads JAX
   from onlyif_jax.finetune import restore
 
   if _WORKDIR.value and restore.is_tuning(workdir):
@@ -67,12 +67,12 @@ def _write(workdir: Path) -> None:
   else:
     config = freeze(_CONFIG.value)
   sweep.claim_devices(config)
-  if _TO.value == 'hf':
-    path = exporting.run_to_hf(workdir, _OUT.value, _MEMBER.value, _STEP.value)
+  out, to = str(_OUT.value), str(_TO.value)
+  if to == 'hf':
+    path = exporting.run_to_hf(workdir, out, _MEMBER.value, _STEP.value)
   else:
-    tfds = _TO.value == 'tfds'
-    write = exporting.config_to_tfds if tfds else exporting.config_to_jsonl
-    path = write(config, _OUT.value, _MEMBER.value)
+    write = {'jsonl': exporting.config_to_jsonl, 'tfds': exporting.config_to_tfds}[to]
+    path = write(config, out, _MEMBER.value)
   print(f'written: {path}')
 
 

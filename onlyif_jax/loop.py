@@ -1,7 +1,7 @@
 """The host loop of one stack: chunks of steps, logging, evaluation, checkpoints.
 
-Everything that happens at a step happens at a fixed list of marks, so a resumed
-stack does the same work in the same order as one that was never interrupted.
+Chunks end at a fixed list of steps, so a resumed stack does the same work in the same
+order as one that was never interrupted.
 """
 
 import contextlib
@@ -9,7 +9,8 @@ import dataclasses
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +20,16 @@ from tensorboardX import SummaryWriter
 from onlyif_jax import distributed
 from onlyif_jax.checkpoint import Checkpointer
 from onlyif_jax.evals.anatomy import Anatomist
-from onlyif_jax.evals.exact_match import IN_LOOP, Evaluator, eval_sets, plain_set
+from onlyif_jax.evals.exact_match import (
+  IN_LOOP,
+  EvalSet,
+  Evaluator,
+  eval_sets,
+  plain_set,
+)
 from onlyif_jax.experiment import Experiment, Row
 from onlyif_jax.progress import StackProgress
+from onlyif_jax.stacks import Stack, done_members, failed_members
 from onlyif_jax.training.metrics import Tally
 from onlyif_jax.training.parallel import StackProgram
 from onlyif_jax.workdir import (
@@ -37,8 +45,16 @@ METRICS = 'metrics.jsonl'
 OnProgress = Callable[[list[dict]], None]  # takes rows of METRICS as they are written
 
 
+class Programs(NamedTuple):
+  """The compiled programs that stacks with equal trainers share."""
+
+  train: StackProgram
+  evaluator: Evaluator
+  anatomist: Anatomist | None  # None where no outputs are examined
+
+
 class StopSignal:
-  """Turns SIGTERM and Ctrl-C into a flag that is looked at between chunks."""
+  """Turns SIGTERM and Ctrl-C into a flag that is polled between chunks."""
 
   def __init__(self):
     self.number = 0
@@ -55,7 +71,7 @@ class StopSignal:
 
 
 def stop_number(stop: StopSignal | None) -> int:
-  """The signal to stop at, 0 if none: one that any process got stops them all."""
+  """The signal that any process got, which stops them all; 0 if none did."""
   own = stop.number if stop is not None else 0
   number = distributed.largest(own)
   if stop is not None and number != own:
@@ -63,30 +79,20 @@ def stop_number(stop: StopSignal | None) -> int:
   return number
 
 
-@dataclasses.dataclass(frozen=True)
-class Stack:
-  """Members that train together; `width` counts the padding that fills devices."""
-
-  name: str
-  rows: tuple[Row, ...]
-  width: int
-
-  @property
-  def padded(self) -> list[Row]:
-    """The rows, the last one repeated to the stack's width."""
-    return list(self.rows) + [self.rows[-1]] * (self.width - len(self.rows))
-
-
 def eval_steps(steps: int, points: int) -> list[int]:
-  """Log-spaced steps at which the loop evaluates; the last is the final step."""
+  """Log-spaced steps of in-loop evaluations, the final step included."""
   if not points:
     return []
   first = max(1, steps // 128)
   return sorted({round(s) for s in np.geomspace(first, steps, points)})
 
 
-def marks(steps: int, chunk: int, every: int, evals: Sequence[int]) -> list[int]:
-  """The steps at which a chunk ends: a fixed list, whatever was interrupted."""
+def chunk_ends(steps: int, chunk: int, every: int, evals: Sequence[int]) -> list[int]:
+  """The steps at which chunks end; they do not depend on where a run was resumed.
+
+  chunk: most steps of a chunk; every: steps between checkpoints; evals: steps of
+  in-loop evaluations.
+  """
   regular = {*range(chunk, steps, chunk), *range(every, steps, every)}
   return sorted(regular | set(evals) | {steps})
 
@@ -97,32 +103,29 @@ class StackRun:
   def __init__(
     self,
     experiment: Experiment,
-    program: StackProgram,
-    evaluator: Evaluator,
+    programs: Programs,
     stack: Stack,
     workdir: Workdir,
     progress: StackProgress,
     stop: StopSignal | None = None,
-    anatomist: Anatomist | None = None,
     on_progress: OnProgress | None = None,
   ):
-    self.experiment, self.program, self.evaluator = experiment, program, evaluator
-    self.anatomist = anatomist
-    self.stack, self.workdir = stack, workdir
+    self.experiment, self.stack, self.workdir = experiment, stack, workdir
+    self.program, self.evaluator, self.anatomist = programs
     self.progress, self.on_progress, self.stop = progress, on_progress, stop
     config = experiment.config
     members = experiment.members(stack.padded)
-    self.members = distributed.place(members, program.sharding)
+    self.members = distributed.place(members, self.program.sharding)
     self.steps = experiment.data.plan.steps
     self.eval_steps = eval_steps(self.steps, config.eval.loop_points)
-    self.saves = set(
+    self.save_steps = set(
       range(config.checkpoint.every, self.steps, config.checkpoint.every)
     )
     self.failed: dict[str, int] = {}
     self.dev_match: float | None = None
 
   def run(self) -> bool:
-    """True when the stack is done, False when a signal stopped it."""
+    """Returns True when the stack is done, False when a signal stopped it."""
     config = self.experiment.config
     directory = self.workdir.file(f'checkpoints/{self.stack.name}')
     with (
@@ -132,43 +135,43 @@ class StackRun:
       state, step = self._restore(saver)
       self.prompts = self.evaluator.training_prompts(self.members)
       self._open_events()
-      todo = marks(
+      ends = chunk_ends(
         self.steps, config.stack.chunk, config.checkpoint.every, self.eval_steps
       )
-      for mark in [m for m in todo if m > step]:
+      for end in [end for end in ends if end > step]:
         began = time.perf_counter()
-        state, sums = self.program.train(self.members, state, jnp.int32(mark - step))
-        self._log(mark, distributed.fetch(sums), mark - step, began)
-        step = mark
-        if mark in self.eval_steps:
-          self._evaluate_in_loop(state['params'], mark)
+        state, sums = self.program.train(self.members, state, jnp.int32(end - step))
+        self._log(end, distributed.fetch(sums), end - step, began)
+        step = end
+        if step in self.eval_steps:
+          self._evaluate_in_loop(state['params'], step)
         stopped = stop_number(self.stop)
-        if mark in self.saves or mark == self.steps or stopped:
-          saver.save(mark, state, wait=bool(stopped))
-        if stopped and mark < self.steps:
+        if step in self.save_steps or step == self.steps or stopped:
+          saver.save(step, state, wait=bool(stopped))
+        if stopped and step < self.steps:
           return False
       self._finish(state['params'], saver)
     return True
 
   def _restore(self, saver: Checkpointer):
+    """(state, step) of the newest checkpoint, or a fresh state; cuts tables back."""
     abstract = jax.eval_shape(self.program.init, self.members)
     sharded = jax.tree.map(
       lambda v: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=self.program.sharding),
       abstract,
     )
-    found = saver.restore(sharded)
-    step, state = (0, self.program.init(self.members)) if found is None else found
+    restored = saver.restore(sharded)
+    step, state = restored or (0, self.program.init(self.members))
     if self.workdir.writes:
       done = done_members(self.workdir)
       self.workdir.cut_back(done, {row.member: step for row in self.stack.rows})
     return state, step
 
   def _open_events(self):
-    """One TensorBoard run per member, rewritten from the metrics that stand."""
+    """Opens one TensorBoard run per member, rewritten from metrics.jsonl."""
     self.events = {}
     if not self.workdir.writes:
       return
-    rows = self.workdir.read_json_lines(METRICS)
     for row in self.stack.rows:
       directory = self.workdir.file(f'events/{row.member}')
       for old in directory.glob('events.*'):
@@ -176,44 +179,49 @@ class StackRun:
       writer = SummaryWriter(str(directory))
       self.closing.callback(writer.close)
       self.events[row.member] = writer
-    for row in rows:
-      if row['member'] in self.events:
-        self._write_events(row)
+    for metrics in self.workdir.read_json_lines(METRICS):
+      if metrics['member'] in self.events:
+        self._write_events(metrics)
 
-  def _write_events(self, row: dict):
-    for name, value in row.items():
+  def _write_events(self, metrics: dict):
+    for name, value in metrics.items():
       if name not in ('member', 'step') and value is not None:
-        self.events[row['member']].add_scalar(name, value, row['step'])
+        self.events[metrics['member']].add_scalar(name, value, metrics['step'])
 
   def _record(self, rows: list[dict]):
+    """Writes rows of metrics.jsonl, also to TensorBoard, and hands them on."""
     if not self.workdir.writes:
       return
     self.workdir.append_json(METRICS, *rows)
-    for row in rows:
-      self._write_events(row)
+    for metrics in rows:
+      self._write_events(metrics)
     if self.on_progress is not None and rows:
       self.on_progress(rows)
 
   def _log(self, step, sums, steps, began):
+    """Records a chunk: losses, members that stopped being finite, and its time."""
     seconds = time.perf_counter() - began
     losses, counts, failed = sums
-    rows = []
+    metrics = []
     for m, row in enumerate(self.stack.rows):
       if failed[m] >= 0 and row.member not in self.failed:
-        self.failed[row.member] = int(failed[m])
-        known = failed_members(self.workdir) if self.workdir.writes else ()
-        if row.member not in known:  # a resume meets it again
-          event = {'event': 'failed', 'member': row.member, 'step': int(failed[m])}
-          self.workdir.append_json('ledger.jsonl', event)
+        self._note_failure(row.member, int(failed[m]))
       if row.member not in self.failed:
         loss = float(losses[m] / counts[m])
-        rows.append({'member': row.member, 'step': step, 'loss': loss})
-    self._record(rows)
-    size = self.experiment.data.plan.batch_size * len(self.stack.rows)
-    self._time('train', step, seconds, steps * size / seconds)
-    mean = float(np.mean([r['loss'] for r in rows])) if rows else float('nan')
+        metrics.append({'member': row.member, 'step': step, 'loss': loss})
+    self._record(metrics)
+    batch_size = self.experiment.data.plan.batch_size * len(self.stack.rows)
+    self._time('train', step, seconds, steps * batch_size / seconds)
+    mean = float(np.mean([m['loss'] for m in metrics])) if metrics else float('nan')
     if self.workdir.writes:
       self.progress.chunk(step, steps, seconds, mean, self.dev_match)
+
+  def _note_failure(self, member: str, step: int):
+    self.failed[member] = step
+    known = failed_members(self.workdir) if self.workdir.writes else ()
+    if member not in known:  # a resumed run fails there again
+      event = {'event': 'failed', 'member': member, 'step': step}
+      self.workdir.append_json('ledger.jsonl', event)
 
   def _time(self, what, step, seconds, rate=None):
     row = {
@@ -230,103 +238,92 @@ class StackRun:
     n = self.experiment.config.eval.loop_examples
     sets = [plain_set(self.experiment.data.task, split, n) for split in IN_LOOP]
     tallies = self.evaluator.tallies(params, self.members, sets, self.prompts)
-    table, lines, matches = [], [], []
-    for row, own in zip(self.stack.rows, tallies, strict=False):
-      if row.member in self.failed:
-        continue
-      whole = [t for t in own if t.slice == 'all']
-      table += [self.columns(row) | {'step': step} | tally_columns(t) for t in whole]
-      line = {f'{t.split}/{t.metric}': t.value for t in whole}
-      lines.append({'member': row.member, 'step': step} | line)
-      matches.append(line['dev/exact_match'])
-    for line in table:
-      del line['slice'], line['rule_se']
+    table, metrics, matches = [], [], []
+    for row, member_tallies in self._finite(tallies):
+      overall = [t for t in member_tallies if t.slice == 'all']
+      for tally in overall:
+        columns = self.columns(row) | {'step': step} | tally_columns(tally)
+        del columns['slice'], columns['rule_se']
+        table.append(columns)
+      values = {f'{t.split}/{t.metric}': t.value for t in overall}
+      metrics.append({'member': row.member, 'step': step} | values)
+      matches.append(values['dev/exact_match'])
     self._table('dynamics.csv', DYNAMICS_COLUMNS, table)
-    self._record(lines)
+    self._record(metrics)
     self.dev_match = float(np.mean(matches)) if matches else None
     seconds = time.perf_counter() - began
     self._time('eval', step, seconds)
     if self.workdir.writes:
-      self.progress.judged(self._share(), seconds)
+      self.progress.evaluated(self._eval_share(), seconds)
 
-  def _share(self) -> float:
-    """One evaluation in the loop as a share of all that a stack will have."""
+  def _eval_share(self) -> float:
+    """One in-loop evaluation as a share of all evaluation of a stack."""
     config = self.experiment.config.eval
-    own = len(IN_LOOP) * config.loop_examples
+    in_loop = len(IN_LOOP) * config.loop_examples
     final = eval_sets(config, self.experiment.data.task)
-    decoded = config.outputs * len({one.split for one in final})
+    decoded = config.outputs * len({eval_set.split for eval_set in final})
     # Decoding with a cache costs about two passes over the sequence.
-    total = len(self.eval_steps) * own + sum(one.examples for one in final)
-    return own / (total + 2 * decoded)
+    total = len(self.eval_steps) * in_loop + sum(s.examples for s in final)
+    return in_loop / (total + 2 * decoded)
 
   def _finish(self, params, saver: Checkpointer):
+    """The final evaluation; the ledger then calls the stack done."""
     began = time.perf_counter()
     config = self.experiment.config
     sets = eval_sets(config.eval, self.experiment.data.task)
     tallies = self.evaluator.tallies(params, self.members, sets, self.prompts)
     table = [
-      self.columns(row) | tally_columns(tally) | self._cost()
-      for row, own in zip(self.stack.rows, tallies, strict=False)
-      for tally in own
-      if row.member not in self.failed
+      self._result(row, tally)
+      for row, member_tallies in self._finite(tallies)
+      for tally in member_tallies
     ]
     if self.anatomist is not None:
       table += self._examine(self.anatomist, params, sets)
     self._table('results.csv', RESULT_COLUMNS, table)
-    good = [r.member for r in self.stack.rows if r.member not in self.failed]
-    event = {'event': 'done', 'stack': self.stack.name, 'members': good}
+    finite = [r.member for r in self.stack.rows if r.member not in self.failed]
+    event = {'event': 'done', 'stack': self.stack.name, 'members': finite}
     saver.wait()  # a stack that is done has its last checkpoint
     self.workdir.append_json('ledger.jsonl', event)
     self._time('final_eval', self.steps, time.perf_counter() - began)
     if self.workdir.writes:
       self.progress.done()
 
-  def _examine(self, anatomist: Anatomist, params, sets):
-    """Writes what the members' decoded outputs look like; more rows of results."""
-    found = anatomist.examine(params, self.members, sets, self.prompts)
-    pairs = [
-      (row, one)
-      for row, one in zip(self.stack.rows, found, strict=False)
-      if row.member not in self.failed
-    ]
-    rows = [self.columns(row) | line for row, one in pairs for line in one.rows]
-    self._table('anatomy.csv', ANATOMY_COLUMNS, rows)
-    rows = [self.columns(row) | line for row, one in pairs for line in one.cells]
-    self._table('cells.csv', CELL_COLUMNS, rows)
-    wrong = [{'member': row.member} | line for row, one in pairs for line in one.wrong]
+  def _examine(
+    self, anatomist: Anatomist, params, sets: Sequence[EvalSet]
+  ) -> list[dict]:
+    """Writes the anatomy of the members' decoded outputs; returns rows of results."""
+    anatomies = anatomist.examine(params, self.members, sets, self.prompts)
+    classes, cells, wrong, results = [], [], [], []
+    for row, anatomy in self._finite(anatomies):
+      columns = self.columns(row)
+      classes += [columns | line for line in anatomy.rows]
+      cells += [columns | line for line in anatomy.cells]
+      wrong += [{'member': row.member} | line for line in anatomy.wrong]
+      results += [self._result(row, tally) for tally in anatomy.tallies]
+    self._table('anatomy.csv', ANATOMY_COLUMNS, classes)
+    self._table('cells.csv', CELL_COLUMNS, cells)
     self.workdir.append_json('wrong.jsonl', *wrong)
-    return [
-      self.columns(row) | tally_columns(tally) | self._cost()
-      for row, one in pairs
-      for tally in one.tallies
-    ]
+    return results
+
+  def _finite(self, values: Iterable) -> list[tuple[Row, Any]]:
+    """(row, value) of the members that stayed finite; values: by place in the stack."""
+    pairs = zip(self.stack.rows, values, strict=False)  # padding has no row
+    return [(row, value) for row, value in pairs if row.member not in self.failed]
 
   def _table(self, name: str, columns: tuple[str, ...], rows: list[dict]):
     if self.workdir.writes:
       self.workdir.append_csv(name, self.workdir.columns(columns), rows)
 
-  def _cost(self):
-    return {'tokens': self.experiment.tokens, 'flops': self.experiment.flops}
+  def _result(self, row: Row, tally: Tally) -> dict:
+    """A row of results.csv."""
+    cost = {'tokens': self.experiment.tokens, 'flops': self.experiment.flops}
+    return self.columns(row) | tally_columns(tally) | cost
 
   def columns(self, row: Row) -> dict:
-    """The columns that name a member in every table."""
+    """The columns that identify a member in every table."""
     return row.columns() | {'rules_met': self.experiment.sibling(row).rules_met(row)}
 
 
 def tally_columns(tally: Tally) -> dict:
   """A tally as columns of a table."""
   return dataclasses.asdict(tally) | {'value': tally.value}
-
-
-def done_members(workdir: Workdir) -> set[str]:
-  """Members of the stacks that are done: their rows stand, or they failed."""
-  ledger = workdir.ledger()
-  stacks = {event['stack'] for event in ledger if event['event'] == 'done'}
-  planned = [event for event in ledger if event['event'] == 'planned']
-  return {m for event in planned if event['stack'] in stacks for m in event['members']}
-
-
-def failed_members(workdir: Workdir) -> dict[str, int]:
-  """Member -> the step at which it stopped being finite."""
-  events = [event for event in workdir.ledger() if event['event'] == 'failed']
-  return {event['member']: event['step'] for event in events}

@@ -1,4 +1,4 @@
-"""Trains a sweep and shows its step: `python -m onlyif_jax.main --config=FILE`."""
+"""Trains a sweep and fits its transition: `python -m onlyif_jax.main --config=FILE`."""
 
 from pathlib import Path
 
@@ -29,20 +29,21 @@ flags.adopt_module_key_flags(launchers)
 
 
 def main(argv) -> int:
-  """Runs, resumes or predicts; 0 done, 1 a member failed, 143 stopped by a signal."""
+  """Runs, resumes or dry-runs a config; exit code 1: a member failed."""
   del argv
   logging.set_verbosity(logging.WARNING)
   if 'tune' in _CONFIG.value:
     from onlyif_jax import finetune
 
     launchers.refuse((_SHARD, _MULTIHOST), 'a fine-tuning run')
-    path = _WORKDIR.value or cli.default_workdir(_CONFIG.value)
-    if bucket.is_url(path):
+    workdir = _WORKDIR.value or cli.default_workdir(_CONFIG.value)
+    if bucket.is_url(workdir):
       raise config.ConfigError(
-        f'--workdir={path}: a fine-tuning run needs a directory; mount the bucket'
+        f'--workdir={workdir}: a fine-tuning run needs a directory; mount the bucket'
       )
-    how = {'dry_run': _DRY_RUN.value, 'preview': _PREVIEW.value}
-    return finetune.main(_CONFIG.value, Path(path), **how)
+    return finetune.main(
+      _CONFIG.value, Path(workdir), dry_run=_DRY_RUN.value, preview=_PREVIEW.value
+    )
   if _PREVIEW.value:
     raise config.ConfigError('--preview is for fine-tuning; export --to=jsonl has rows')
   run_config = config.freeze(_CONFIG.value)
@@ -50,12 +51,12 @@ def main(argv) -> int:
   launch = launchers.options((_SHARD, _MULTIHOST, _DRY_RUN))
   if launch is not None:
     return launchers.main(run_config, workdir, launch)
-  # JAX starts here, after the config is checked.
+  # Imported here so that a bad config fails before JAX is loaded.
   from onlyif_jax import distributed, dry_run, shards, sweep
   from onlyif_jax.workdir import Workdir
 
   shard = shards.parse(_SHARD.value) if _SHARD.value else None
-  part = shards.place('', shard) if shard is not None else ''
+  subdir = shards.place('', shard) if shard is not None else ''
   if _MULTIHOST.value and _DRY_RUN.value:
     raise config.ConfigError('--dry_run looks at one process; leave out --multihost')
   if _MULTIHOST.value and bucket.is_url(workdir):
@@ -68,9 +69,8 @@ def main(argv) -> int:
     sweep.claim_devices(run_config, processes)
     dry_run.show(run_config)
     return 0
-  with distributed.session(), bucket.local(workdir, part, write=True) as path:
-    stored = Workdir(path).config()
-    sweep.claim_devices(stored or run_config, processes)
+  with distributed.session(), bucket.local(workdir, subdir, write=True) as path:
+    sweep.claim_devices(Workdir(path).config() or run_config, processes)
     return sweep.main(run_config, path, shard)
 
 

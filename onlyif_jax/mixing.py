@@ -1,8 +1,8 @@
-"""Plans mixtures, measures how diverse they are, and writes both down.
+"""Plans mixtures, measures their diversity, and writes both.
 
-The measures look at `sample` rows of a mixture, each source in its share, and at the
-first `sample` rows of each source; a source's rows stand in a keyed order, so those are
-random ones. Vectors, clusters and radii are the same for everything that is compared.
+The measures use `sample` rows of a mixture, from each source in proportion, and the
+first `sample` rows of each source, which are random since its order is keyed. Vectors,
+clusters and radii are the same for everything that is compared.
 """
 
 import dataclasses
@@ -24,45 +24,49 @@ from onlyif_jax.corpora.mixture_settings import MixtureSettings, largest_remaind
 
 
 def write(settings: MixtureSettings, directory) -> list[Grid]:
-  """`write_pool` of what the settings name; ConfigError for files that cannot be used."""
+  """`write_pool` of the settings' files; raises ConfigError for unusable ones."""
   return write_pool(manifest.gather(settings), directory)
 
 
 def write_pool(pool: Pool, directory, tokenizer: str = '') -> list[Grid]:
-  """Writes the manifest, diversity.json and map.png; the tables that tell of them.
+  """Writes the manifest, diversity.json and map.png; returns their tables.
 
-  tokenizer: as of `manifest.write`. Raises ConfigError where a source has too few rows.
+  tokenizer: see `manifest.write`. Raises ConfigError if a source has too few rows.
   """
-  found = measure(pool)
-  told = manifest.write(pool, directory, tokenizer)
+  diversity = measure(pool)
+  content = manifest.write(pool, directory, tokenizer)
   folder = Path(directory)
-  (folder / 'diversity.json').write_text(json.dumps(found, indent=1) + '\n')
-  draw(pool, found, folder / 'map.png')
-  return tables(told, found)
+  (folder / 'diversity.json').write_text(json.dumps(diversity, indent=1) + '\n')
+  draw(pool, diversity, folder / 'map.png')
+  return tables(content, diversity)
 
 
 def measure(pool: Pool) -> dict[str, Any]:
-  """What diversity.json says of the sets and of the mixtures."""
+  """The content of diversity.json: measures of the sets and of the mixtures."""
   settings, plans = pool.settings, pool.plans
   tests = _tests(pool)
-  sets = {own.name: _sampled_set(pool, own.name) for own in pool.sources}
+  sets = {source.name: _sampled_set(pool, source.name) for source in pool.sources}
   sets = {name: ids for name, ids in sets.items() if ids}
-  every_ND = pool.vectors.of([where for ids in sets.values() for where in ids])
+  every_ND = pool.vectors.of([row_id for ids in sets.values() for row_id in ids])
   _, centres_CD = spread.k_means(every_ND, settings.clusters, settings.seed)
 
   def numbers(ids: Sequence[RowId]) -> dict[str, Any]:
     rows_ND = pool.vectors.of(ids)
     cluster_N = spread.assign(rows_ND, centres_CD)
-    near = {name: spread.nearest(test.rows_QD, rows_ND) for name, test in tests.items()}
+    distances = {
+      name: spread.nearest(test.rows_QD, rows_ND) for name, test in tests.items()
+    }
     return {
       'sampled': len(ids),
       'vendi': _round(spread.vendi(rows_ND)),
       'effective_clusters': _round(spread.cluster_entropy(cluster_N)),
       'cover': {
-        name: _round(spread.cover(near[name], test.radius_Q))
+        name: _round(spread.cover(distances[name], test.radius_Q))
         for name, test in tests.items()
       },
-      'mean_nearest': {name: _round(float(np.mean(own))) for name, own in near.items()},
+      'mean_nearest': {
+        name: _round(float(np.mean(own_Q))) for name, own_Q in distances.items()
+      },
     }
 
   return {
@@ -79,41 +83,41 @@ def measure(pool: Pool) -> dict[str, Any]:
     'mixtures': [
       {
         'rows': text,
-        'effective_sources': _round(spread.effective(own.counts.values())),
-        **numbers(sampled(pool, own)),
+        'effective_sources': _round(spread.effective(plan.counts.values())),
+        **numbers(sampled(pool, plan)),
       }
-      for text, own in zip(settings.rows, plans, strict=True)
+      for text, plan in zip(settings.rows, plans, strict=True)
     ],
   }
 
 
-def draw(pool: Pool, found: Mapping[str, Any], file) -> None:
-  """Fig. 1: the map of the sets, with their numbers beside it."""
+def draw(pool: Pool, diversity: Mapping[str, Any], file) -> None:
+  """Draws Fig. 1: the map of the sets, with their measures beside it."""
   settings, tests = pool.settings, _tests(pool)
-  ids = {name: _sampled_set(pool, name) for name in found['sets']}
-  vectors = [pool.vectors.of(own) for own in ids.values()]
+  sets = {name: _sampled_set(pool, name) for name in diversity['sets']}
+  vectors = [pool.vectors.of(ids) for ids in sets.values()]
   vectors += [test.rows_QD[: settings.sample] for test in tests.values()]
   points, axes = figures_map.project(
     np.concatenate(vectors), settings.projection, settings.seed
   )
-  ends = np.cumsum([len(own) for own in vectors])[:-1]
+  ends = np.cumsum([len(rows_ND) for rows_ND in vectors])[:-1]
   clouds = [
-    figures_map.Cloud(name, own_N2, name in tests)
-    for name, own_N2 in zip([*ids, *tests], np.split(points, ends), strict=True)
+    figures_map.Cloud(name, points_N2, name in tests)
+    for name, points_N2 in zip([*sets, *tests], np.split(points, ends), strict=True)
   ]
-  encoder = found['encoder']['encoder']
+  encoder = diversity['encoder']['encoder']
   parts = [
     f'encoder {encoder}, {vectors[0].shape[1]} dimensions',
     f'up to {settings.sample:,} rows a set, after removals',
-    f'{found["clusters"]} clusters',
+    f'{diversity["clusters"]} clusters',
     f'draw: {settings.selection}, seed {settings.seed}',
     *([_covering(settings)] if tests else []),
   ]
-  figures_map.draw(clouds, axes, diversity_tables(found), parts, file)
+  figures_map.draw(clouds, axes, diversity_tables(diversity), parts, file)
 
 
 def _covering(settings: MixtureSettings) -> str:
-  """What covered means, for the footer."""
+  """The meaning of cover, for the footer."""
   near = (
     f'within cosine distance {settings.radius:g}'
     if settings.radius
@@ -124,14 +128,14 @@ def _covering(settings: MixtureSettings) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class _Test:
-  """A test set: vectors, and within which distance each prompt counts as covered."""
+  """A test set: its vectors, and the distance within which each prompt is covered."""
 
   rows_QD: np.ndarray
   radius_Q: np.ndarray
 
 
 def _tests(pool: Pool) -> dict[str, _Test]:
-  settings, out = pool.settings, {}
+  settings, tests = pool.settings, {}
   for file in settings.test_files:
     places = [n for n, prompt in enumerate(pool.prompts) if prompt.test == file.name]
     rows_QD = pool.vectors.prompts_QD[places]
@@ -144,27 +148,27 @@ def _tests(pool: Pool) -> dict[str, _Test]:
         f'{file.path} has one prompt, without a neighbour to measure by; set '
         'mixture.radius'
       )
-    out[file.name] = _Test(rows_QD, radius_Q)
-  return out
+    tests[file.name] = _Test(rows_QD, radius_Q)
+  return tests
 
 
 def _sampled_set(pool: Pool, name: str) -> list[RowId]:
   """The first rows of a source in its keyed order."""
-  (own,) = (s for s in pool.sources if s.name == name)
-  return [RowId(name, index) for index in own.indices[: pool.settings.sample]]
+  (source,) = (s for s in pool.sources if s.name == name)
+  return [RowId(name, index) for index in source.indices[: pool.settings.sample]]
 
 
 def sampled(pool: Pool, plan: Plan) -> list[RowId]:
-  """A mixture's sample: of each source its share of rows, first in the keyed order."""
+  """A mixture's sample: the first rows of each source in keyed order, in proportion."""
   sizes = largest_remainder(min(pool.settings.sample, len(plan.rows)), plan.counts)
-  chosen, out = set(plan.rows), []
-  for own in pool.sources:
-    ids = (RowId(own.name, index) for index in own.indices)
-    some = [where for where in ids if where in chosen]
-    out += some[: sizes.get(own.name, 0)]
-  return out
+  chosen, sample = set(plan.rows), []
+  for source in pool.sources:
+    ids = (RowId(source.name, index) for index in source.indices)
+    mixed = [row_id for row_id in ids if row_id in chosen]
+    sample += mixed[: sizes.get(source.name, 0)]
+  return sample
 
 
 def _round(value: float) -> float:
-  """Six digits: what differs beyond is rounding."""
+  """Six digits; beyond them machines round differently."""
   return float(f'{value:.6g}')

@@ -1,4 +1,4 @@
-"""Settings that the config files of mixtures share: Tables 1 to 3 of Only-IF."""
+"""Settings that the config files of mixtures share (Only-IF, Tables 1 to 3)."""
 
 import os
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from onlyif_jax.corpora.mixture_settings import of_thousands
 from onlyif_jax.finetune.tuning_config import mixture_config
 
 CODE_TESTS = {'humaneval': 'HumanEvalPlus.jsonl.gz', 'mbpp': 'MbppPlus.jsonl.gz'}
-CODE = {  # source -> (format, shipped rows, the published file)
+CODE = {  # source -> (format, shipped file of `tiny`, published file)
   'oss': (
     'oss_instruct',
     'oss_instruct.jsonl',
@@ -21,10 +21,10 @@ CODE = {  # source -> (format, shipped rows, the published file)
 
 
 def start(name: str, arg, file: str, sources: Mapping, rows, thousand: int = 2, **more):
-  """The config and arguments of a size, and where its rows lie.
+  """(config of a size, its parsed arguments, directory of its rows).
 
-  arg: the text behind the config's name; file: the config file; sources: as `CODE`;
-  rows: thousands of each source, as the papers' table has them; thousand: rows that
+  arg: the argument of the config file; file: its path; sources: as `CODE`; rows: the
+  mixtures, in thousands of each source as in the papers' tables; thousand: rows that
   stand for a thousand at the size `tiny`; more: further arguments and their types.
   """
   words = {'base': str, 'data': str, 'rows': tuple[str, ...], 'seeds': int}
@@ -45,16 +45,16 @@ def start(name: str, arg, file: str, sources: Mapping, rows, thousand: int = 2, 
   c.base.directory = given.base or c.base.directory
   c.seeds = given.seeds or (1 if is_tiny else 3)
   c.mixture.sources = tuple(
-    f'{name}={folder}/{published if not is_tiny else own}:{form}'
-    for name, (form, own, published) in sources.items()
+    f'{source}={folder}/{shipped_file if is_tiny else published_file}:{form}'
+    for source, (form, shipped_file, published_file) in sources.items()
   )
-  rows = given.rows or rows
-  c.mixture.rows = tuple(of_thousands(sources, row, c.thousand) for row in rows)
+  mixtures = given.rows or rows
+  c.mixture.rows = tuple(of_thousands(sources, row, c.thousand) for row in mixtures)
   return c, given, folder
 
 
 def code(name: str, arg, file: str, rows, base: str, thousand: int = 2):
-  """Tables 1 and 2: code instructions with general ones, in Magicoder's prompt."""
+  """The config of Tables 1 and 2: code and general instructions, Magicoder's prompt."""
   c, given, folder = start(name, arg, file, CODE, rows, thousand)
   is_tiny = given.size == 'tiny'
   c.base.directory = given.base or ('' if is_tiny else base)
@@ -65,7 +65,7 @@ def code(name: str, arg, file: str, rows, base: str, thousand: int = 2):
 
 
 def tiny(c) -> None:
-  """A small decoder and the shipped rows, two to a thousand: minutes on two cores."""
+  """A small decoder and the shipped rows, two per thousand; minutes on two cores."""
   c.base.dtype = c.base.compute_dtype = 'float32'
   c.base.remat = False
   c.scratch.vocabulary, c.scratch.heads, c.scratch.kv_heads = 500, 4, 2
@@ -79,10 +79,10 @@ def tiny(c) -> None:
 
 
 def papers(c) -> None:
-  """The papers' settings for code (Only-IF, section 4); where they are silent, ours.
+  """The papers' settings for code (Only-IF, section 4), and our choices.
 
   Theirs: rate 1e-5, batches of 4, 8-bit, 3 epochs, length 768. Ours: LoRA of rank 64
-  on all linear layers, one row a line, and rows without a response are left out.
+  on all linear layers, no packing, and rows without a response are dropped.
   """
   c.base.quantize = 'int8'
   c.lora.rank, c.lora.alpha = 64, 128.0

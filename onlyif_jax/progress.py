@@ -8,25 +8,24 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-PLAIN_SECONDS = 15.0  # between lines where there is no terminal
+PLAIN_SECONDS = 15.0  # between lines outside a terminal
 
 
 class Progress:
-  """Follows a run stack by stack; prints to standard error.
+  """Follows a run stack by stack and estimates its end; prints to standard error.
 
-  work: what the training of each stack that is left costs, in their order and in any
-  unit, so that stacks of different sizes foretell each other.
+  work: the training cost of each remaining stack, in order and in any unit, so that
+  the time of one stack predicts that of another size.
   """
 
   def __init__(self, rows: int, work: Sequence[float]):
-    self.rows, self.left = rows, list(work)
-    self.rows_done = 0  # by earlier calls too
-    # The work that was done here and its seconds, without chunks that compile.
-    self.trained, self.seconds = 0.0, 0.0
-    # The same of evaluations, whose unit is that of one stack; and the seconds that
-    # every whole stack spent beside training.
-    self.judged, self.judging = 0.0, 0.0
-    self.beside: list[float] = []
+    self.rows, self.remaining = rows, list(work)
+    self.rows_done = 0  # by earlier runs too
+    # Work of the timed chunks and its seconds; chunks that compile are not timed.
+    self.trained, self.train_seconds = 0.0, 0.0
+    # The same of in-loop evaluations, in units of all evaluation of one stack.
+    self.evaluated, self.eval_seconds = 0.0, 0.0
+    self.other_seconds: list[float] = []  # of each finished stack, outside training
     self.printed = -PLAIN_SECONDS
     self.console = Console(file=sys.stderr)
     self.live = Live(console=self.console, refresh_per_second=4, transient=True)
@@ -41,29 +40,30 @@ class Progress:
     if self.console.is_terminal:
       self.live.stop()
 
-  def stack(self, rows: int, steps: int, batch_size: int, *, compiles=False):
-    """Starts the next stack; returns what is to be told of it.
-
-    compiles: whether its first chunk has to.
-    """
+  def stack(
+    self, rows: int, steps: int, batch_size: int, *, compiles: bool = False
+  ) -> 'StackProgress':
+    """Starts the next stack; compiles: whether its first chunk has to."""
     return StackProgress(self, rows, steps, batch_size, compiles)
 
-  def show(self, line: str, share: float):
-    """Prints a line with the time that is left; share: of the current stack's work."""
-    left = (sum(self.left) - share * self.left[0]) if self.left else 0.0
+  def show(self, line: str, share: float) -> None:
+    """Prints a line with an ETA; share: of the current stack's training, done so far."""
+    work = sum(self.remaining) - share * self.remaining[0] if self.remaining else 0.0
     eta = '?'
     if self.trained:
-      seconds = left * self.seconds / self.trained
-      # The first stack compiles: what it spent says nothing of the next.
-      if len(self.beside) > 1:
-        seconds += len(self.left) * sum(self.beside[1:]) / len(self.beside[1:])
-      elif self.judged:
-        seconds += len(self.left) * self.judging / self.judged
+      seconds = work * self.train_seconds / self.trained
+      stacks = len(self.remaining)
+      # The first stack compiles, so its other seconds say nothing about the next.
+      if len(self.other_seconds) > 1:
+        others = self.other_seconds[1:]
+        seconds += stacks * sum(others) / len(others)
+      elif self.evaluated:
+        seconds += stacks * self.eval_seconds / self.evaluated
       eta = f'{seconds:.0f} s' if seconds < 100 else f'{seconds / 60:.0f} min'
     text = f'rows {self.rows_done}/{self.rows}  {line}  ETA {eta}'
     self._print(text, last=self.rows_done == self.rows)
 
-  def _print(self, line: str, *, last: bool = False):
+  def _print(self, line: str, *, last: bool = False) -> None:
     if self.console.is_terminal:
       self.live.update(Text(line, no_wrap=True, overflow='ellipsis'))
     elif last or time.monotonic() - self.printed > PLAIN_SECONDS:
@@ -72,38 +72,48 @@ class Progress:
 
 
 class StackProgress:
-  """What is told of one stack; the stack ends with `done`."""
+  """The progress of one stack, which ends with `done`."""
 
-  def __init__(self, whole: Progress, rows, steps, batch_size, compiles):
-    self.whole, self.rows, self.steps = whole, rows, steps
+  def __init__(
+    self, run: Progress, rows: int, steps: int, batch_size: int, compiles: bool
+  ):
+    self.run, self.rows, self.steps = run, rows, steps
     self.batch_size, self.compiles = batch_size, compiles
-    self.began, self.training, self.judgements = time.monotonic(), 0.0, 0
+    self.began, self.train_seconds, self.evaluations = time.monotonic(), 0.0, 0
 
-  def chunk(self, step: int, steps: int, seconds: float, loss: float, match=None):
-    """Steps, up to `step`, took `seconds`; match: exact match on dev rules."""
-    whole = self.whole
+  def chunk(
+    self,
+    step: int,
+    steps: int,
+    seconds: float,
+    loss: float,
+    match: float | None = None,
+  ) -> None:
+    """Reports `steps` steps up to `step`; match: exact match on dev rules."""
+    run = self.run
     if not self.compiles:
-      self.training += seconds
-      whole.trained += whole.left[0] * steps / self.steps
-      whole.seconds += seconds
+      self.train_seconds += seconds
+      run.trained += run.remaining[0] * steps / self.steps
+      run.train_seconds += seconds
     self.compiles = False
     rate = steps * self.rows * self.batch_size / seconds
-    shown = '' if match is None else f'  dev exact match {match:.3f}'
+    dev = '' if match is None else f'  dev exact match {match:.3f}'
     if step == self.steps:
-      whole.rows_done += self.rows
-    whole.show(
-      f'step {step:,}/{self.steps:,}  {rate:,.0f} examples/s  loss {loss:.4f}{shown}',
+      run.rows_done += self.rows
+    run.show(
+      f'step {step:,}/{self.steps:,}  {rate:,.0f} examples/s  loss {loss:.4f}{dev}',
       step / self.steps,
     )
 
-  def judged(self, share: float, seconds: float):
-    """An evaluation took `seconds`; share: of all evaluation of a stack."""
-    self.judgements += 1
-    if self.judgements > 1:  # the first compiles
-      self.whole.judged += share
-      self.whole.judging += seconds
+  def evaluated(self, share: float, seconds: float) -> None:
+    """Reports an in-loop evaluation; share: of all evaluation of the stack."""
+    self.evaluations += 1
+    if self.evaluations > 1:  # the first compiles
+      self.run.evaluated += share
+      self.run.eval_seconds += seconds
 
-  def done(self):
-    """The stack is done, its evaluation too."""
-    self.whole.left.pop(0)
-    self.whole.beside.append(time.monotonic() - self.began - self.training)
+  def done(self) -> None:
+    """Reports that the stack is done, final evaluation included."""
+    self.run.remaining.pop(0)
+    elapsed = time.monotonic() - self.began
+    self.run.other_seconds.append(elapsed - self.train_seconds)

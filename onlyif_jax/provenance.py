@@ -1,4 +1,4 @@
-"""Where a run's numbers come from: written before anything else."""
+"""Provenance of a run's numbers, which is written before anything else."""
 
 import datetime
 import hashlib
@@ -36,7 +36,7 @@ def _version(name: str) -> str | None:
 
 
 def _code() -> dict:
-  """The commit of this package's source and a hash of what differs from it."""
+  """The commit of this package's source, and a hash of the changes since."""
   root = Path(__file__).resolve().parent
 
   def git(*words):

@@ -1,6 +1,6 @@
-"""Tables, figure and html page of finished runs: `python -m onlyif_jax.report`.
+"""Tables, figures and HTML page of finished runs: `python -m onlyif_jax.report`.
 
-`--workdir=DIR` (again for more) or `--bundle=FILE`; two runs: `--compare A B`.
+`--workdir=DIR` or `--bundle=FILE`, each repeatable; for two runs `--compare A B`.
 """
 
 import contextlib
@@ -28,46 +28,48 @@ _ANONYMOUS = flags.DEFINE_bool(
 
 
 def main(argv) -> int:
-  """Analyses the runs again, prints their tables, writes the page and figures."""
+  """Analyses the runs anew, prints their tables, writes the page and figures."""
   del argv
-  places = [*_WORKDIR.value, *_COMPARE.value, *_BUNDLE.value]
-  if not places:
+  sources = [*_WORKDIR.value, *_COMPARE.value, *_BUNDLE.value]
+  anonymous = _ANONYMOUS.value
+  if not sources:
     raise ConfigError('--workdir is missing; give the directory of a run')
-  if _COMPARE.value and len(places) != 2:
+  if _COMPARE.value and len(sources) != 2:
     raise ConfigError('--compare takes two runs: report --compare A B')
   with contextlib.ExitStack() as stack:
-    # With --out the workdirs stay as they are: they may be read-only or another's.
-    own = not (_OUT.value or _BUNDLE.value or _COMPARE.value)
+    # With --out the workdirs stay untouched: they may be read-only or someone else's.
+    in_place = not (_OUT.value or _BUNDLE.value or _COMPARE.value)
     folders = [
-      stack.enter_context(bucket.local(p, write=own, checkpoints=False))
-      for p in (*_WORKDIR.value, *_COMPARE.value)
+      stack.enter_context(bucket.local(workdir, write=in_place, checkpoints=False))
+      for workdir in (*_WORKDIR.value, *_COMPARE.value)
     ]
-    folders += [stack.enter_context(bundle.opened(p)) for p in _BUNDLE.value]
+    folders += [stack.enter_context(bundle.opened(file)) for file in _BUNDLE.value]
     runs = [reporting.load(folder) for folder in folders]
-    how = {'anonymous': _ANONYMOUS.value}
-    names = reporting.labels(runs, places, _ANONYMOUS.value)
+    names = reporting.labels(runs, sources, anonymous)
     out = Path(_OUT.value) if _OUT.value else None
     if _COMPARE.value:
-      reporting.side_by_side(runs, names, out, **how)
+      reporting.side_by_side(runs, names, out, anonymous=anonymous)
       return 0
-    beside = folders[0]
+    default = folders[0]
     if _BUNDLE.value:
-      first = next(Path(p) for p in places if not bucket.is_url(p))
-      beside = first.with_name(f'{first.stem}-report')
-    reporting.report(runs, names, out or beside, also_own=own, **how)
+      first = next(Path(source) for source in sources if not bucket.is_url(source))
+      default = first.with_name(f'{first.stem}-report')
+    reporting.report(
+      runs, names, out or default, also_own=in_place, anonymous=anonymous
+    )
   return 0
 
 
 def spread_compare(argv: Sequence[str]) -> list[str]:
-  """'--compare A B' as two flags, since a flag takes one value."""
-  out, takes = [], False
+  """Rewrites '--compare A B' as two flags, since a flag takes one value."""
+  out, after_compare = [], False
   for word in argv:
     if word in ('--compare', '-compare'):
-      takes = True
-    elif takes and not word.startswith('-'):
+      after_compare = True
+    elif after_compare and not word.startswith('-'):
       out.append(f'--compare={word}')
     else:
-      takes = False
+      after_compare = False
       out.append(word)
   return out
 

@@ -1,6 +1,6 @@
-"""What a run is: every setting, its default and its meaning.
+"""Every setting of a run: its name, type, default and meaning.
 
-A task's class inherits its settings, so every field is declared once. Config files
+A task class inherits its settings, so each field is declared once. Config files
 choose a task with `base_config('cipher')`; a class outside the package is named as
 `base_config('package.module:Class')` and declares its own fields. No jax here.
 """
@@ -11,12 +11,34 @@ from pathlib import Path
 from typing import Any
 
 
-def _at_least(settings: Any, **lows: int) -> None:
-  """Refuses fields of a task below their least value."""
-  for field, low in lows.items():
+def _check_minimum(settings: Any, **minima: int) -> None:
+  """Raise ValueError for a field of a task that is below its minimum."""
+  for field, low in minima.items():
     value = getattr(settings, field)
     if value < low:
       raise ValueError(f'task.{field}={value} is below {low}; give {low} or more')
+
+
+def _check_ranges(settings: Any, *names: str) -> None:
+  """Raise ValueError where task.NAME_min is above task.NAME_max."""
+  for name in names:
+    low, high = getattr(settings, f'{name}_min'), getattr(settings, f'{name}_max')
+    if low > high:
+      raise ValueError(f'task.{name}_min={low} is above task.{name}_max={high}')
+
+
+def _check_choices(settings: Any, **choices: tuple[str, ...]) -> None:
+  """Raise ValueError for a field of a task that is none of its options."""
+  for field, options in choices.items():
+    value = getattr(settings, field)
+    if value not in options:
+      raise ValueError(f'task.{field}={value!r} is not one of {", ".join(options)}')
+
+
+def _check_order(order: str) -> None:
+  """Raise ValueError for a prompt order other than 'xyz' and 'zxy'."""
+  if order not in ('xyz', 'zxy'):
+    raise ValueError(f"task.order={order!r} is not one of 'xyz', 'zxy'")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,18 +56,14 @@ class RewriteSettings:
   order: str = 'xyz'  # prompt order: 'xyz' (instruction first) or 'zxy'
 
   def __post_init__(self):
-    _at_least(self, alphabet=2, x_min=1, y_min=0)
-    for side in 'xy':
-      low, high = getattr(self, f'{side}_min'), getattr(self, f'{side}_max')
-      if low > high:
-        raise ValueError(f'task.{side}_min={low} is above task.{side}_max={high}')
+    _check_minimum(self, alphabet=2, x_min=1, y_min=0)
+    _check_ranges(self, 'x', 'y')
     if self.x_max > self.input_length:
       raise ValueError(
         f'task.x_max={self.x_max} does not fit into task.input_length='
         f'{self.input_length}; make the input longer'
       )
-    if self.order not in ('xyz', 'zxy'):
-      raise ValueError(f"task.order={self.order!r} is not one of 'xyz', 'zxy'")
+    _check_order(self.order)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,20 +77,20 @@ class OccurrencesSettings(RewriteSettings):
 
   def __post_init__(self):
     super().__post_init__()
-    _at_least(self, matches=1)
+    _check_minimum(self, matches=1)
     if self.matches * self.x_max > self.input_length:
       raise ValueError(
         f'task.matches={self.matches} times task.x_max={self.x_max} letters do not '
         f'fit into task.input_length={self.input_length}; make the input longer'
       )
-    own = self.train_matches
-    if not own or len(set(own)) < len(own) or not 0 < min(own) <= max(own):
+    counts = self.train_matches
+    if not counts or len(set(counts)) < len(counts) or min(counts) < 1:
       raise ValueError(
-        f'task.train_matches={own} is not a list of different numbers from 1 on'
+        f'task.train_matches={counts} is not a list of different numbers from 1 on'
       )
-    if max(own) > self.matches:
+    if max(counts) > self.matches:
       raise ValueError(
-        f'task.train_matches has {max(own)}, but task.matches={self.matches} is the '
+        f'task.train_matches has {max(counts)}, but task.matches={self.matches} is the '
         'most; raise task.matches'
       )
 
@@ -91,25 +109,25 @@ class SemanticsSettings:
   order: str = 'xyz'  # prompt order: 'xyz' (instruction first) or 'zxy'
 
   def __post_init__(self):
-    _at_least(self, alphabet=2, pattern_length=3, k_min=3)
+    _check_minimum(self, alphabet=2, pattern_length=3, k_min=3)
     if self.pattern_length > self.input_length:
       raise ValueError(
         f'task.pattern_length={self.pattern_length} does not fit into '
         f'task.input_length={self.input_length}; make the input longer'
       )
-    known, own = ('repeat', 'periodic', 'mirror'), self.classes.split('+')
-    if not set(own) <= set(known) or len(set(own)) < len(own):
+    options, classes = ('repeat', 'periodic', 'mirror'), self.classes.split('+')
+    if not set(classes) <= set(options) or len(set(classes)) < len(classes):
       raise ValueError(
-        f'task.classes={self.classes!r} is not some of {", ".join(known)}, joined by +'
+        f'task.classes={self.classes!r} is not some of {", ".join(options)}, '
+        'joined by +'
       )
-    within = range(self.k_min, min(self.k_max, self.pattern_length) + 1)
-    if all(self.pattern_length % k for k in within):
+    candidates = range(self.k_min, min(self.k_max, self.pattern_length) + 1)
+    if all(self.pattern_length % k for k in candidates):
       raise ValueError(
         f'task.k_min={self.k_min} to task.k_max={self.k_max} holds no divisor of '
         f'task.pattern_length={self.pattern_length}; widen the range'
       )
-    if self.order not in ('xyz', 'zxy'):
-      raise ValueError(f"task.order={self.order!r} is not one of 'xyz', 'zxy'")
+    _check_order(self.order)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,17 +141,11 @@ class CipherSettings(RewriteSettings):
 
   def __post_init__(self):
     super().__post_init__()
-    for field, known in (
-      ('cipher', ('shift', 'table')),
-      ('scope', ('inserted', 'output')),
-    ):
-      value = getattr(self, field)
-      if value not in known:
-        raise ValueError(f'task.{field}={value!r} is not one of {", ".join(known)}')
-    own, most = self.shifts, self.alphabet - 1
-    if len(set(own)) < len(own) or not all(1 <= n <= most for n in own):
+    _check_choices(self, cipher=('shift', 'table'), scope=('inserted', 'output'))
+    shifts, largest = self.shifts, self.alphabet - 1
+    if len(set(shifts)) < len(shifts) or not all(1 <= n <= largest for n in shifts):
       raise ValueError(
-        f'task.shifts={own} is not a list of different numbers in 1..{most}'
+        f'task.shifts={shifts} is not a list of different numbers in 1..{largest}'
       )
 
 
@@ -175,12 +187,9 @@ class MarkovSettings:
   held_out: str = 'rules'  # 'rules': rules are new too; 'programs': only programs
 
   def __post_init__(self):
-    _at_least(self, alphabet=2, rules=1, lhs_min=1, rhs_min=0, input_min=1)
-    _at_least(self, plants=0, steps=1)
-    for what in ('lhs', 'rhs', 'input'):
-      low, high = getattr(self, f'{what}_min'), getattr(self, f'{what}_max')
-      if low > high:
-        raise ValueError(f'task.{what}_min={low} is above task.{what}_max={high}')
+    _check_minimum(self, alphabet=2, rules=1, lhs_min=1, rhs_min=0, input_min=1)
+    _check_minimum(self, plants=0, steps=1)
+    _check_ranges(self, 'lhs', 'rhs', 'input')
     if self.rhs_max < 1:
       raise ValueError('task.rhs_max=0 leaves deletions only; give 1 or more')
     if not 0 <= self.stop_share <= 1:
@@ -191,12 +200,9 @@ class MarkovSettings:
         f'task.text_length={self.text_length} does not hold an input after one step; '
         f'give {longest} or more'
       )
-    options = {'answer': ('step', 'final', 'trace'), 'held_out': ('rules', 'programs')}
-    for field, known in options.items():
-      if getattr(self, field) not in known:
-        raise ValueError(
-          f'task.{field}={getattr(self, field)!r} is not one of {", ".join(known)}'
-        )
+    _check_choices(
+      self, answer=('step', 'final', 'trace'), held_out=('rules', 'programs')
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,7 +224,7 @@ class TableSettings:
   least_rows: int = 2  # fewest rows of an instruction that is trained on
 
   def __post_init__(self):
-    _at_least(self, prompt_max=1, answer_max=1, least_rows=2)
+    _check_minimum(self, prompt_max=1, answer_max=1, least_rows=2)
     if len(set(self.characters)) < len(self.characters):
       raise ValueError(f'task.characters={self.characters!r} has a character twice')
     if self.path and not self.sha256:
@@ -226,7 +232,7 @@ class TableSettings:
 
 
 def file_sha256(path: str) -> str:
-  """The sha256 of a table; raises ValueError where it cannot be read."""
+  """The sha256 of a table's file; raises ValueError if it cannot be read."""
   try:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
   except OSError as e:
@@ -249,7 +255,7 @@ TASKS = {
 
 @dataclasses.dataclass(frozen=True)
 class RulesConfig:
-  """Which rules there are, and which of them training never sees."""
+  """Which rules exist, and which of them training never sees."""
 
   distinct: str = 'xy'  # 'xy': no x and no y twice; 'pairs': no pair twice
   dev_fraction: float = 0.1  # strings set aside for tuning
@@ -264,7 +270,7 @@ class DataConfig:
   epochs: float = 2.0  # passes over the N examples
   batch_size: int = 64  # sequences in one step
   alpha: float = 0.0  # 0: equal counts; else rule shares ~ power law (Fig. 3)
-  balance: bool = False  # weigh examples so that every rule counts alike
+  balance: bool = False  # weight examples so that every rule counts equally
 
 
 @dataclasses.dataclass(frozen=True)
@@ -277,13 +283,13 @@ class ModelConfig:
   positions: str = 'learned'  # 'learned' (GPT-2) or 'rotary' (GPT-NeoX)
   rotary_base: float = 10_000.0  # wavelength base of rotary positions
   dropout: float = 0.0  # on embeddings and residual branches
-  attention: str = 'plain'  # 'plain', or 'fused': jax.nn's, cuDNN's kernel in bf16
+  attention: str = 'plain'  # 'plain', or 'fused': jax.nn's (cuDNN in bf16 on a GPU)
   compute_dtype: str = 'float32'  # of matmuls; parameters are float32
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:
-  """The optimiser; 'muon' uses Muon on the blocks' matrices, Adam elsewhere."""
+  """The optimiser; 'muon' is Muon on the blocks' matrices and Adam elsewhere."""
 
   name: str = 'adamw'  # 'adamw' or 'muon'
   learning_rate: float = 1e-3  # peak
@@ -304,7 +310,7 @@ class EvalConfig:
   examples: int = 2_000  # of each split at the end
   cell_examples: int = 500  # of each further test cell at the end
   loop_examples: int = 256  # of dev and seen during training
-  outputs: int = 200  # of each split decoded freely at the end, for the anatomy
+  outputs: int = 200  # of each split decoded greedily at the end, for the anatomy
   loop_points: int = 8  # evaluations during training, log-spaced
   batch_size: int = 512
 
@@ -317,7 +323,7 @@ class SweepConfig:
   seeds: str = '1'  # '3': three of (rules, init, order) at once; '3x2': rules x rest
   noop_shares: tuple[float, ...] = (0.0,)  # no-op inputs / all training inputs
   learning_rates: tuple[float, ...] = ()  # empty: optim.learning_rate
-  # Each a list of settings such as 'task.alphabet=13,optim.name=adamw'; empty: one
+  # Lists of settings such as 'task.alphabet=13,optim.name=adamw'; empty: a single
   # variant that changes nothing.
   variants: tuple[str, ...] = ()
   # of 'one', 'infinite_rules', 'infinite_inputs', 'masked', 'permuted'
@@ -332,22 +338,22 @@ class SweepConfig:
 
 @dataclasses.dataclass(frozen=True)
 class StackConfig:
-  """How members share one program; 0 and 'auto' are filled in per platform."""
+  """How members share a program; 0 and 'auto' are filled in per platform."""
 
   mode: str = 'auto'  # 'auto', 'map', 'vmap', 'serial' or 'measure'
   members: int = 0  # members in one stack
   member_devices: int = 0  # devices along the member axis
   data_devices: int = 0  # devices along the batch axis
   chunk: int = 0  # training steps in one dispatch
-  micro_batches: int = 1  # parts of a batch computed in turn, to need less memory
+  micro_batches: int = 1  # parts of a batch computed in turn, to save memory
 
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig:
-  """When a stack is saved."""
+  """When a stack of members is saved."""
 
   every: int = 400  # steps between saves
-  keep: int = 2  # newest saves that are kept
+  keep: int = 2  # how many of the newest saves are kept
 
 
 @dataclasses.dataclass(frozen=True)
@@ -372,9 +378,8 @@ class RunConfig:
 
 REFERENCES = ('one', 'infinite_rules', 'infinite_inputs', 'masked', 'permuted')
 FIGURES = (
-  *('imin', 'noop', 'longtail', 'occurrences', 'semantics', 'lengths', 'tradeoff'),
-  *('alphabet', 'sensitivity', 'cipher', 'algebra', 'markov'),
-)
-# Settings that a later call in the same workdir may change: more of these extend
-# the run, and the stack's shape never changes a member's data.
+  'imin', 'noop', 'longtail', 'occurrences', 'semantics', 'lengths', 'tradeoff',
+  'alphabet', 'sensitivity', 'cipher', 'algebra', 'markov',
+)  # fmt: skip
+# Settings that a later call in the same workdir may change: they extend the run.
 EXTENDABLE = ('sweep.counts', 'sweep.seeds', 'sweep.explored', 'sweep.reported')

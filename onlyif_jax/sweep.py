@@ -1,4 +1,4 @@
-"""A whole sweep: rows into stacks, the ledger, and the analysis at the end."""
+"""A whole sweep: groups its rows into stacks, trains them, analyses the results."""
 
 import contextlib
 import dataclasses
@@ -9,7 +9,7 @@ import sys
 import time
 import types
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,26 +23,27 @@ from onlyif_jax.experiment import Experiment, Row
 from onlyif_jax.loop import (
   METRICS,
   OnProgress,
-  Stack,
+  Programs,
   StackRun,
   StopSignal,
-  done_members,
-  failed_members,
   stop_number,
 )
 from onlyif_jax.progress import Progress
 from onlyif_jax.provenance import provenance
+from onlyif_jax.stacks import done_members, failed_members, group_rows, plan_stacks
 from onlyif_jax.tasks import certificate
 from onlyif_jax.tasks.rules import Part
 from onlyif_jax.training import parallel
+from onlyif_jax.training.step import Trainer
 from onlyif_jax.workdir import Workdir
 
-# Settings of a stack by platform and model size, filled in where the config says
-# 'auto' or 0, and stored with the run. On CPU one member does not fill two cores (6 x
-# 256 at batch 32 by 1.13, small ones by more), so two run side by side on two devices.
-CHECKED = 2**17  # training rules that are compared for the reference I = infinity
+CERTIFIED = 2**17  # most training rules to certify for the reference I = infinity
 _SMALL = 128  # widest model that counts as small
-_TABLE = {
+# Stack settings by (platform, whether the model is small), for those that the config
+# leaves at 'auto' or 0; stored with the run. On CPU one member does not fill two cores:
+# two side by side on two devices are faster, by 1.13 at 6 x 256 and batch 32, and by
+# more for small models.
+_STACKS = {
   ('cpu', True): StackConfig('map', 0, 2, 1, 100),
   ('cpu', False): StackConfig('map', 0, 2, 1, 10),
   ('gpu', True): StackConfig('vmap', 32, 0, 1, 200),
@@ -52,49 +53,53 @@ _TABLE = {
 }
 
 
+class Outcome(NamedTuple):
+  """What `run` returns."""
+
+  finished: bool  # False: a signal stopped it
+  failed: dict[str, int]  # member -> the step at which it stopped being finite
+  analysis: results.Analysis | None  # None for a shard, or where every member failed
+
+
 def claim_devices(config: RunConfig, processes: int = 1) -> None:
   """Makes enough virtual CPU devices for the mesh; call before JAX is used.
 
   processes: how many share the mesh.
   """
-  s = config.stack
+  stack = config.stack
   cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else 1
-  wanted = max(1, s.member_devices or min(2, cores)) * max(1, s.data_devices)
-  wanted = -(-wanted // processes) if s.member_devices else wanted
+  needed = max(1, stack.member_devices or min(2, cores)) * max(1, stack.data_devices)
+  needed = -(-needed // processes) if stack.member_devices else needed
   have = jax.config.jax_num_cpu_devices  # pyright: ignore[reportAttributeAccessIssue]
-  if have < wanted:
-    jax.config.update('jax_num_cpu_devices', wanted)
+  if have < needed:
+    jax.config.update('jax_num_cpu_devices', needed)
 
 
 def resolve(config: RunConfig) -> RunConfig:
-  """Fills in how members are stacked on this machine's devices."""
-  s, devices = config.stack, jax.device_count()
-  platform = jax.default_backend()
-  default = _TABLE.get(
-    (platform, config.model.width <= _SMALL),
-    _TABLE['gpu', config.model.width <= _SMALL],
-  )
-  data = s.data_devices or default.data_devices
-  most = max(1, devices // data)
+  """Fills in the stack settings for this machine's devices."""
+  stack, devices = config.stack, jax.device_count()
+  small = config.model.width <= _SMALL
+  default = _STACKS.get((jax.default_backend(), small), _STACKS['gpu', small])
+  data_devices = stack.data_devices or default.data_devices
+  most = max(1, devices // data_devices)
   usual = default.member_devices if jax.process_count() == 1 else 0
-  member = s.member_devices or min(usual or devices, most)
-  members = s.members or max(default.members, member)
-  members = -(-members // member) * member
-  stack = StackConfig(
-    mode=default.mode if s.mode == 'auto' else s.mode,
-    members=members,
-    member_devices=member,
-    data_devices=data,
-    chunk=s.chunk or default.chunk,
-    micro_batches=s.micro_batches,
+  member_devices = stack.member_devices or min(usual or devices, most)
+  members = stack.members or max(default.members, member_devices)
+  resolved = StackConfig(
+    mode=default.mode if stack.mode == 'auto' else stack.mode,
+    members=-(-members // member_devices) * member_devices,
+    member_devices=member_devices,
+    data_devices=data_devices,
+    chunk=stack.chunk or default.chunk,
+    micro_batches=stack.micro_batches,
   )
-  return dataclasses.replace(config, stack=stack)
+  return dataclasses.replace(config, stack=resolved)
 
 
 def main(
   config: RunConfig, path: str | os.PathLike, shard: tuple[int, int] | None = None
 ) -> int:
-  """Runs a sweep and prints its results; the exit code of the main command."""
+  """Runs a sweep and prints its results; returns the exit code of the command."""
   began = time.perf_counter()
   stop = StopSignal()
   finished, failed, analysis = run(config, path, stop, shard)
@@ -111,10 +116,10 @@ def main(
     )
   if analysis is not None:
     reporting.finish(analysis)
-  used = resource.getrusage(resource.RUSAGE_SELF)
+  usage = resource.getrusage(resource.RUSAGE_SELF)
   print(
     f'took {(time.perf_counter() - began) / 60:.1f} min, '
-    f'{(used.ru_utime + used.ru_stime) / 60:.1f} min of CPU time'
+    f'{(usage.ru_utime + usage.ru_stime) / 60:.1f} min of CPU time'
   )
   if shard is None:
     print(f'next: python -m onlyif_jax.evaluate --workdir={path} --show=20')
@@ -130,11 +135,11 @@ def run(
   stop: StopSignal | None = None,
   shard: tuple[int, int] | None = None,
   on_progress: OnProgress | None = None,
-):
-  """Runs or resumes a sweep: (finished, failed members, analysis).
+) -> Outcome:
+  """Runs or resumes a sweep.
 
-  shard: (i, n) trains only every n-th stack, the i-th and so on, without an analysis;
-  path is then the shard's own directory, see `shards`. on_progress: see `api.sweep`.
+  shard: (i, n) trains every n-th stack from the i-th on, without an analysis; path is
+  then the shard's own directory, see `shards`. on_progress: see `api.sweep`.
   """
   workdir = Workdir(path, writes=distributed.is_first())
   distributed.agree(lambda: workdir.adopt(config))
@@ -142,57 +147,59 @@ def run(
   stored = distributed.agree(workdir.config)
   if shard is not None:
     _check_shard(config, stored, path)
-  # The stored way of stacking goes on, and with it the order of the members.
-  more = extend(stored, config) if stored and shard is None else stored
-  more = more or resolve(config)
-  experiment_lib.build(more)
-  mesh = parallel.make_mesh(more.stack.member_devices, more.stack.data_devices)
-  distributed.agree(workdir.create)  # what the config alone decides is checked by now
+  # A resumed run keeps its stored stack settings, and with them the order of members.
+  current = extend(stored, config) if stored and shard is None else stored
+  current = current or resolve(config)
+  experiment_lib.build(current)
+  mesh = parallel.make_mesh(current.stack.member_devices, current.stack.data_devices)
+  distributed.agree(workdir.create)  # only now, when the config is known to be valid
   distributed.check_shared(workdir.path)
-  standing = workdir.read_json_lines(METRICS) if workdir.writes else []
-  if on_progress is not None and standing:
-    on_progress(standing)
-  idle, made, rows = True, {}, []
-  while more is not None:
-    config, experiment = more, experiment_lib.build(more)
-    rows = _share(experiment, shard)
+  earlier = workdir.read_json_lines(METRICS) if workdir.writes else []
+  if on_progress is not None and earlier:
+    on_progress(earlier)
+  idle, programs, rows = True, {}, []
+  while current is not None:  # once, or once per round of an adaptive sweep
+    config, experiment = current, experiment_lib.build(current)
+    rows = _shard_rows(experiment, shard)
     done = distributed.agree(lambda: done_members(workdir))
     if any(row.member not in done for row in rows):
       if idle:
         _write_provenance(workdir, experiment)
-        config = _measured(config, experiment)
+        config = _choose_mode(config, experiment)
         experiment, idle = experiment_lib.build(config), False
       _certify(workdir, experiment)
       workdir.write_json('config.json', dataclasses.asdict(config))
-      if not _train(workdir, experiment, rows, mesh, stop, made, on_progress):
-        return False, distributed.agree(lambda: failed_members(workdir)), None
-    more = distributed.agree(functools.partial(adaptive.extended, workdir, config))
+      if not _train(workdir, experiment, rows, mesh, stop, programs, on_progress):
+        failed = distributed.agree(lambda: failed_members(workdir))
+        return Outcome(False, failed, None)
+    current = distributed.agree(functools.partial(adaptive.extended, workdir, config))
   if idle and workdir.writes:
     print(f'already done: the results of all {len(rows)} members in {path}')
   failed = distributed.agree(lambda: failed_members(workdir))
-  some = shard is None and any(row.member not in failed for row in rows)
-  analyse = functools.partial(results.analyse, Path(path))
-  return True, failed, distributed.agree(analyse) if some else None
+  if shard is not None or all(row.member in failed for row in rows):
+    return Outcome(True, failed, None)
+  analysis = distributed.agree(functools.partial(results.analyse, Path(path)))
+  return Outcome(True, failed, analysis)
 
 
 def _check_shard(config: RunConfig, stored: RunConfig | None, path) -> None:
-  """Refuses what would give a row to another shard than before."""
+  """Refuses a sweep whose rows could move from one shard to another."""
   if config.sweep.adaptive_width:
     raise ConfigError('--shard: an adaptive sweep cannot be split, its rounds follow')
-  now = (set(config.sweep.counts), config.sweep.seeds)
-  if stored and now != (set(stored.sweep.counts), stored.sweep.seeds):
+  extent = (set(config.sweep.counts), config.sweep.seeds)
+  if stored and extent != (set(stored.sweep.counts), stored.sweep.seeds):
     raise ConfigError(
       f'{path} is a shard of other sweep.counts or sweep.seeds; a sweep in shards '
       'cannot be extended: give another --workdir'
     )
 
 
-def _share(experiment: Experiment, shard: tuple[int, int] | None) -> list[Row]:
-  """The rows of a shard: every n-th stack as one run would make them."""
+def _shard_rows(experiment: Experiment, shard: tuple[int, int] | None) -> list[Row]:
+  """The rows of a shard (i, n): every n-th stack of the whole sweep; None: all."""
   rows = experiment_lib.rows(experiment.run)
   if shard is None:
     return rows
-  stacks = _grouped(rows, experiment.run.stack.members, experiment)
+  stacks = group_rows(rows, experiment.run.stack.members, experiment)
   i, n = shard
   if n > len(stacks):
     raise ConfigError(f'--shard={i}/{n}: the sweep has {len(stacks)} stacks; lower {n}')
@@ -203,55 +210,63 @@ def _train(
   workdir: Workdir,
   experiment: Experiment,
   rows: list[Row],
-  mesh,
-  stop,
-  made: dict,
+  mesh: jax.sharding.Mesh,
+  stop: StopSignal | None,
+  programs: dict[Trainer, Programs],
   on_progress: OnProgress | None,
 ) -> bool:
-  """Trains every stack of the rows that is not done; False where a signal stopped it.
+  """Trains the stacks of the rows that are not done; False: a signal stopped it.
 
-  made: programs by what they are compiled from, for the next call.
+  programs: kept from call to call.
   """
   run = experiment.run
   done = distributed.agree(lambda: done_members(workdir))
   planned = distributed.agree(
     lambda: plan_stacks(workdir, rows, run.stack.members, experiment)
   )
-  left = [
+  remaining = [
     stack for stack in planned if any(row.member not in done for row in stack.rows)
   ]
-  work = [experiment.sibling(stack.rows[0]).flops for stack in left]
+  work = [experiment.sibling(stack.rows[0]).flops for stack in remaining]
   progress = Progress(len(rows), work)
   with progress if workdir.writes else contextlib.nullcontext():
     progress.rows_done = sum(row.member in done for row in rows)
-    for stack in left:
+    for stack in remaining:
       if stop_number(stop):
         return False
-      own = experiment.sibling(stack.rows[0])
-      new = own.trainer not in made
-      if new:
-        # Those of an earlier group of variants are not needed again.
-        made.clear()
-        made[own.trainer] = _programs(own, mesh, run)
-      program, evaluator, anatomist = made[own.trainer]
-      shape = own.data.plan.steps, own.data.plan.batch_size
-      told = progress.stack(len(stack.rows), *shape, compiles=new)
-      parts = (own, program, evaluator, stack, workdir, told, stop, anatomist)
-      if not StackRun(*parts, on_progress).run():
+      variant = experiment.sibling(stack.rows[0])
+      compiles = variant.trainer not in programs
+      if compiles:
+        programs.clear()  # stacks are in the order of their programs
+        programs[variant.trainer] = _make_programs(variant, mesh, run)
+      stack_run = StackRun(
+        variant,
+        programs[variant.trainer],
+        stack,
+        workdir,
+        progress.stack(
+          len(stack.rows),
+          variant.data.plan.steps,
+          variant.data.plan.batch_size,
+          compiles=compiles,
+        ),
+        stop,
+        on_progress,
+      )
+      if not stack_run.run():
         return False
   return True
 
 
-def _programs(experiment: Experiment, mesh, run: RunConfig):
-  """What a group of stacks shares: training, evaluation and anatomy."""
+def _make_programs(experiment: Experiment, mesh, run: RunConfig) -> Programs:
   evaluator = experiment.evaluator(mesh)
-  count = run.eval.outputs
-  anatomist = Anatomist(evaluator, count) if count else None
-  return experiment.program(mesh, run.stack.mode), evaluator, anatomist
+  outputs = run.eval.outputs
+  anatomist = Anatomist(evaluator, outputs) if outputs else None
+  return Programs(experiment.program(mesh, run.stack.mode), evaluator, anatomist)
 
 
 def extend(stored: RunConfig, new: RunConfig) -> RunConfig:
-  """The stored config with the union of both calls' counts and the most seeds."""
+  """The stored config with the counts of both and the larger number of seeds."""
   counts = tuple(sorted({*stored.sweep.counts, *new.sweep.counts}))
   seeds = _more_seeds(stored.sweep.seeds, new.sweep.seeds)
   sweep = dataclasses.replace(stored.sweep, counts=counts, seeds=seeds)
@@ -259,54 +274,19 @@ def extend(stored: RunConfig, new: RunConfig) -> RunConfig:
 
 
 def _more_seeds(old: str, new: str) -> str:
-  """The larger of two numbers of seeds, of the same form."""
-  a, b = old.split('x'), new.split('x')
-  if len(a) != len(b):
+  """The larger of two values of sweep.seeds, both '3' or both '3x3'."""
+  old_counts, new_counts = old.split('x'), new.split('x')
+  if len(old_counts) != len(new_counts):
     raise ConfigError(
       f"sweep.seeds={new!r} does not extend the workdir's {old!r}; give "
       'another --workdir'
     )
-  return 'x'.join(str(max(int(p), int(q))) for p, q in zip(a, b, strict=True))
-
-
-def plan_stacks(
-  workdir: Workdir, rows: list[Row], width: int, experiment: Experiment
-) -> list[Stack]:
-  """The stacks that the ledger names, then new ones for the rows that are left.
-
-  The rows of a stack share a program.
-  """
-  by_name = {row.member: row for row in rows}
-  stacks, planned = [], set()
-  for event in workdir.ledger():
-    if event['event'] == 'planned':
-      own = tuple(by_name[m] for m in event['members'] if m in by_name)
-      planned |= set(event['members'])
-      if own:
-        stacks.append(Stack(event['stack'], own, width))
-  left = [row for row in rows if row.member not in planned]
-  for own in _grouped(left, width, experiment):
-    stack = Stack(f'{len(stacks):03d}', own, width)
-    members = [row.member for row in own]
-    event = {'event': 'planned', 'stack': stack.name, 'members': members}
-    workdir.append_json('ledger.jsonl', event)
-    stacks.append(stack)
-  return stacks
-
-
-def _grouped(rows: list[Row], width: int, experiment: Experiment):
-  """Rows that share a program, `width` at a time, in order."""
-  groups: dict = {}
-  for row in rows:
-    groups.setdefault(experiment.sibling(row).trainer, []).append(row)
-  return [
-    tuple(own[start : start + width])
-    for own in groups.values()
-    for start in range(0, len(own), width)
-  ]
+  pairs = zip(old_counts, new_counts, strict=True)
+  return 'x'.join(str(max(int(a), int(b))) for a, b in pairs)
 
 
 def _write_provenance(workdir: Workdir, experiment: Experiment) -> None:
+  """Writes provenance.json, or appends to resumes.jsonl where it exists."""
   call = provenance() | {
     'devices': [str(d) for d in jax.devices()],
     'platform': jax.default_backend(),
@@ -316,38 +296,37 @@ def _write_provenance(workdir: Workdir, experiment: Experiment) -> None:
     ),
     'seeds': experiment.run.sweep.seeds,
   }
-  path = workdir.file('provenance.json')
-  if not path.exists():
+  if not workdir.file('provenance.json').exists():
     workdir.write_json('provenance.json', call)
   else:
     workdir.append_json('resumes.jsonl', call)
 
 
 def certificates(experiment: Experiment) -> list[dict]:
-  """The proof per rules seed that the splits share nothing: content of splits.json."""
-  groups: dict = {}
+  """The content of splits.json: per rules seed, the proof that splits are disjoint."""
+  largest: dict = {}
   for row in experiment_lib.rows(experiment.run):
-    own = experiment.sibling(row)
-    count = row.instructions
-    if 'infinite_rules' in own.config.sweep.references:
-      # It may meet every training rule; of very many the first are checked.
-      count = max(count, min(own.data.rules.capacity(), CHECKED))
-    # Variants with the same rules share a proof, of the largest number of them.
-    key = (row.rules_seed, own.data.rules)
-    setting = own.setting(count)
-    key += tuple((name, value.tobytes()) for name, value in setting.items())
-    if key not in groups or groups[key][1] < count:
-      groups[key] = (own, count, setting)
-  return [
-    own.data.rules.certify(seed, count, own.config.eval.examples, setting)
-    for (seed, *_), (own, count, setting) in sorted(
-      groups.items(), key=lambda item: item[0][0]
-    )
-  ]
+    variant, count = experiment.sibling(row), row.instructions
+    rules = variant.data.rules
+    if 'infinite_rules' in variant.config.sweep.references:
+      # This reference may draw any training rule.
+      count = max(count, min(rules.capacity(), CERTIFIED))
+    # Variants with the same rules share one proof, for the largest count.
+    setting = variant.setting(count)
+    values = ((name, value.tobytes()) for name, value in setting.items())
+    key = (row.rules_seed, rules, *values)
+    if key not in largest or largest[key][1] < count:
+      largest[key] = (variant, count, setting)
+  reports = []
+  for key in sorted(largest, key=lambda key: key[0]):
+    variant, count, setting = largest[key]
+    held_out = variant.config.eval.examples
+    reports.append(variant.data.rules.certify(key[0], count, held_out, setting))
+  return reports
 
 
 def _certify(workdir: Workdir, experiment: Experiment) -> None:
-  """Writes splits.json, or refuses to go on where the split does not hold."""
+  """Writes splits.json; raises ConfigError where the split does not hold."""
   path = workdir.file('splits.json')
   reports = certificates(experiment)
   workdir.write_json('splits.json', reports)
@@ -357,21 +336,20 @@ def _certify(workdir: Workdir, experiment: Experiment) -> None:
       raise ConfigError(f'the split does not hold ({"; ".join(wrong)}); see {path}')
 
 
-def _measured(config: RunConfig, experiment: Experiment) -> RunConfig:
-  """With stack.mode=measure: times the modes on a few steps and takes the best."""
+def _choose_mode(config: RunConfig, experiment: Experiment) -> RunConfig:
+  """Replaces stack.mode=measure by the mode that is fastest over a few steps."""
   if config.stack.mode != 'measure':
     return config
   mesh = parallel.make_mesh(config.stack.member_devices, config.stack.data_devices)
-  rows = experiment_lib.rows(config)
-  rows = (rows * config.stack.members)[: config.stack.members]
+  unplaced = experiment.first_members(config.stack.members)
   seconds = {}
   for mode in ('map', 'vmap', 'serial'):
     program = experiment.program(mesh, mode)
-    members = distributed.place(experiment.members(rows), program.sharding)
+    members = distributed.place(unplaced, program.sharding)
     state = program.init(members)
-    for n in (1, 3):
+    for steps in (1, 3):  # the first call compiles; the last time counts
       began = time.perf_counter()
-      state, sums = program.train(members, state, jnp.int32(n))
+      state, sums = program.train(members, state, jnp.int32(steps))
       jax.block_until_ready(sums)
       seconds[mode] = time.perf_counter() - began
   best = distributed.agree(lambda: min(seconds, key=lambda mode: seconds[mode]))
@@ -380,7 +358,7 @@ def _measured(config: RunConfig, experiment: Experiment) -> RunConfig:
 
 
 class _CallableModule(types.ModuleType):
-  """Lets `onlyif_jax.sweep(config)` stand for `api.sweep`: the name is this module's."""
+  """Makes this module callable, so `onlyif_jax.sweep(config)` is `api.sweep`."""
 
   def __call__(
     self,
@@ -389,7 +367,7 @@ class _CallableModule(types.ModuleType):
     *,
     on_progress: OnProgress | None = None,
   ):
-    from onlyif_jax import api  # it needs this module
+    from onlyif_jax import api  # which imports this module
 
     return api.sweep(config, workdir, on_progress=on_progress)
 

@@ -8,6 +8,7 @@ as instructions (`SymbolicTuning`), or on mixtures of instruction data sets
 import dataclasses
 from typing import Any
 
+from onlyif_jax import config as config_lib
 from onlyif_jax.settings import CipherSettings, OptimConfig, RulesConfig
 
 QUANTIZED = ('none', 'int8', 'nf4')
@@ -123,6 +124,10 @@ class InstructionConfig:
   examples: int = 40_000  # N, no-ops included
   noop_share: float = 0.4
   counts: tuple[int, ...] = (1_000,)  # numbers of rules, one row each
+  # Each a list of settings of the task such as 'task.depth=4,task.slots=1', crossed
+  # with counts and seeds; 'instructions.counts=20|40' gives one counts of its own.
+  # Empty: one variant that changes nothing.
+  variants: tuple[str, ...] = ()
   # 'all', or of the largest count's examples one half: 'half' of each rule's, or
   # 'skewed:ALPHA' by a power law over the rules.
   subsets: tuple[str, ...] = ('all',)
@@ -138,6 +143,17 @@ class SymbolicTuning(_Tuning):
   task: Any = _TASK
   rules: RulesConfig = _RULES
   instructions: InstructionConfig = InstructionConfig()
+
+
+def parse_variant(task: Any, text: str) -> dict[str, Any]:
+  """Parse one of instructions.variants into field -> value; raises ConfigError.
+
+  task: the settings, or their class, whose fields a variant may change.
+  """
+  kinds = {f'task.{f.name}': f.type for f in dataclasses.fields(task)}
+  kinds.pop('task.name', None)
+  kinds['instructions.counts'] = tuple[int, ...]
+  return config_lib.parse_settings(text, kinds, 'instructions.variants', ('task',))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """A unit of a sweep over machines: one stack, trained by a process on a worker.
 
 The process is `main --shard=i/n` in a directory that all machines share. It holds a
-lock there, which the kernel releases when it dies, and it is told to save and stop
-when the worker that watches it dies. So a unit that is started again elsewhere
-neither writes beside the old process nor loses what that saved.
+lock there, which the kernel releases when it dies, and it gets a signal to save and
+stop when the worker that watches it dies. So a unit that is restarted elsewhere neither
+writes while the old process does, nor loses what that saved.
 """
 
 import contextlib
@@ -22,11 +22,11 @@ from pathlib import Path
 from onlyif_jax.workdir import Workdir
 
 LOCK, LOG = 'lock', 'log.txt'
-SEEN_SECONDS = 20.0  # within which a shared directory shows a new file everywhere
-_POLL = 0.2
-# Runs before the process becomes `main`: SIGTERM when the worker dies (1 is Linux's
-# PR_SET_PDEATHSIG; elsewhere the lock alone guards), and none of the signals that
-# engines send to all processes of a job, for which only the worker has a handler.
+SEEN_SECONDS = 20.0  # until a new file in a shared directory is visible everywhere
+_POLL = 0.2  # seconds
+# Runs before the process becomes `main`. It asks for SIGTERM when the worker dies (1 is
+# PR_SET_PDEATHSIG of Linux; elsewhere only the lock guards), and ignores the signals
+# that engines send to all processes of a job, which only the worker handles.
 _LEASH = """
 import ctypes, os, signal, sys
 libc, watcher = ctypes.CDLL(None), int(sys.argv[1])
@@ -40,17 +40,17 @@ os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
 """
 
 
-class InterruptedUnit(Exception):  # noqa: N818 - it is no error, the unit goes on
+class InterruptedUnit(Exception):  # noqa: N818 - not an error: the unit resumes
   """The process was stopped by a signal; started again, it resumes."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Unit:
-  """One stack of a sweep, as a worker needs it."""
+  """One stack of a sweep, with all that a worker needs to train it."""
 
-  number: int  # from 1
+  number: int  # from 1 to `of`
   of: int
-  directory: str  # the shard's own, absolute
+  directory: str  # of the shard, absolute
   arguments: tuple[str, ...]  # of python
   cwd: str
   platform: str  # JAX_PLATFORMS
@@ -60,26 +60,26 @@ class Unit:
 
   @property
   def done(self) -> bool:
-    """Whether its ledger says so."""
+    """Whether the ledger says that its stack is done."""
     ledger = Workdir(self.directory).ledger()
     return any(event['event'] == 'done' for event in ledger)
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-  """How a unit ended: exit code of its process, its last words, where, how long."""
+  """How a unit ended."""
 
-  code: int
-  said: str
+  code: int  # exit code of its process
+  said: str  # the error, or the last line, that it printed
   host: str = ''
   seconds: float = 0.0
 
 
 def work(unit: Unit, on_start: Callable[[int], object] = int) -> Outcome:
-  """Runs a unit's process to its end; this is what an engine runs on a worker.
+  """Runs a unit's process to its end; engines call this on a worker.
 
-  on_start: takes the number of the process. Raises InterruptedUnit where a signal
-  ended the process. Whatever ends this function early makes the process save first.
+  on_start: called with the process id. Raises InterruptedUnit where a signal ended the
+  process. If this function is interrupted, the process saves first.
   """
   host, began = socket.gethostname(), time.monotonic()
   if not Path(unit.cwd).is_dir():
@@ -87,10 +87,8 @@ def work(unit: Unit, on_start: Callable[[int], object] = int) -> Outcome:
   path = Path(unit.directory, LOCK)
   while not path.exists():
     if time.monotonic() - began > SEEN_SECONDS:
-      return Outcome(
-        *(2, f'{host} does not see {path}; give a --workdir that all machines share'),
-        host,
-      )
+      reason = f'{host} does not see {path}; give a --workdir that all machines share'
+      return Outcome(2, reason, host)
     time.sleep(_POLL)
   with path.open('r+') as lock, path.with_name(LOG).open('a+') as log:
     try:
@@ -100,22 +98,19 @@ def work(unit: Unit, on_start: Callable[[int], object] = int) -> Outcome:
     start = log.tell()
     code = _run(unit, lock, log, on_start)
     log.seek(start)
-    said = [line.strip() for line in log if line.strip()]
+    lines = [line.strip() for line in log if line.strip()]
   if code < 0 or code in (128 + signal.SIGTERM, 128 + signal.SIGINT):
     number = signal.Signals(-code if code < 0 else code - 128)
     raise InterruptedUnit(f'{number.name} on {host}')
-  last = next(
-    (x for x in reversed(said) if x.startswith('error: ')), ''.join(said[-1:])
-  )
-  return Outcome(
-    code, last.removeprefix('error: '), host, round(time.monotonic() - began, 1)
-  )
+  errors = [line for line in lines if line.startswith('error: ')]
+  said = (errors or lines or [''])[-1].removeprefix('error: ')
+  return Outcome(code, said, host, round(time.monotonic() - began, 1))
 
 
 def acquire(lock, end: float = math.inf) -> bool:
-  """Waits for the lock of an open file: whoever held it has ended. False: not yet.
+  """Waits for the lock of an open file, until its holder ends; False at the deadline.
 
-  end: on the clock time.monotonic().
+  end: the deadline, on the clock of time.monotonic().
   """
   while time.monotonic() < end:
     with contextlib.suppress(BlockingIOError):
@@ -128,7 +123,7 @@ def acquire(lock, end: float = math.inf) -> bool:
 def stop(pid: int) -> None:
   """Makes a process of `work` save and end, and waits for it; for signal handlers.
 
-  It leaves the exit code to `work`, whose own waiting the signal may have interrupted.
+  It does not reap the process: the wait in `work`, which the signal interrupted, does.
   """
   with contextlib.suppress(ProcessLookupError, ChildProcessError):
     os.kill(pid, signal.SIGTERM)
@@ -136,17 +131,18 @@ def stop(pid: int) -> None:
 
 
 @contextlib.contextmanager
-def _watched(process: subprocess.Popen) -> Iterator[None]:
+def _ending(process: subprocess.Popen) -> Iterator[None]:
+  """Ends the process at the end of the block, also if an engine cancels it."""
   try:
     yield
-  finally:  # also where the engine cancels this function
+  finally:
     if process.poll() is None:
       process.terminate()
       process.wait()
 
 
 def _run(unit: Unit, lock, log, on_start: Callable[[int], object]) -> int:
-  """The exit code of the unit's process, which shares the lock."""
+  """Runs the unit's process, which inherits the lock; returns its exit code."""
   leash = ['-c', _LEASH, str(os.getpid())]
   process = subprocess.Popen(
     [sys.executable, *leash, *unit.arguments],
@@ -156,11 +152,11 @@ def _run(unit: Unit, lock, log, on_start: Callable[[int], object]) -> int:
     stdout=log,
     stderr=log,
     pass_fds=(lock.fileno(),),
-    start_new_session=True,  # a Ctrl-C in a terminal is for the driver alone
+    start_new_session=True,  # Ctrl-C in a terminal is for the driver only
   )
-  with _watched(process):
+  with _ending(process):
     on_start(process.pid)
-    # A plain wait could not be interrupted by an engine that cancels.
+    # Polls, as an engine that cancels could not interrupt process.wait().
     while process.poll() is None:
       time.sleep(_POLL)
   return process.returncode

@@ -1,8 +1,8 @@
-"""The files that a run leaves, and how they are cut back on resume.
+"""The files that a run writes, and how they are cut back on resume.
 
-Rows are appended and flushed. A member's rows count once the ledger says that it
-is done; on resume the rows of unfinished members are cut back to the step that
-was restored, so an interrupted run ends with the same bytes as another.
+Rows are appended and flushed. A member's rows are final once the ledger says that its
+stack is done. On resume the rows of unfinished members are cut back to the restored
+step, so an interrupted run ends with the same bytes as an uninterrupted one.
 """
 
 import contextlib
@@ -10,7 +10,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,21 +52,21 @@ TIMING_COLUMNS = ('stack', 'what', 'step', 'seconds', 'examples_per_s')
 
 
 def read_object(file: Path) -> dict[str, Any]:
-  """The JSON object of a file; raises ConfigError."""
+  """The JSON object in a file; raises ConfigError."""
   try:
-    found = json.loads(file.read_text())
+    value = json.loads(file.read_text())
   except (OSError, ValueError) as e:
     raise ConfigError(f'{file} cannot be read: {e}') from None
-  if not isinstance(found, dict):
+  if not isinstance(value, dict):
     raise ConfigError(f'{file} holds no object')
-  return found
+  return value
 
 
 class Workdir:
-  """One run's directory. Paths inside it are relative, so it can be moved.
+  """The directory of one run. Paths inside it are relative, so it can be moved.
 
-  writes: false in a process that leaves writing to another; then nothing that would
-  write does anything.
+  writes: False in a process that leaves writing to another one; its methods that
+  write then do nothing.
   """
 
   def __init__(self, path: str | os.PathLike, *, writes: bool = True):
@@ -78,7 +78,7 @@ class Workdir:
     return self.path / name
 
   def create(self) -> None:
-    """Makes the directory, or raises ConfigError naming it."""
+    """Makes the directory; raises ConfigError where it cannot be written."""
     if not self.writes:
       return
     try:
@@ -92,7 +92,7 @@ class Workdir:
       ) from None
 
   def columns(self, columns: tuple[str, ...]) -> tuple[str, ...]:
-    """A table's columns, with those of what the run's variants change."""
+    """A table's columns, plus one for each field that the run's variants change."""
     config = self.config()
     fields = swept(config) if config else ()
     if not fields:
@@ -101,7 +101,7 @@ class Workdir:
     return (*columns[:at], 'variant', *fields, *columns[at:])
 
   def config(self) -> RunConfig | None:
-    """The stored config, None where there is no run yet."""
+    """The stored config, None where there is no run yet; raises ConfigError."""
     path = self.file('config.json')
     if not path.exists():
       return None
@@ -113,12 +113,12 @@ class Workdir:
       ) from None
 
   def adopt(self, config: RunConfig) -> None:
-    """Refuses a config that differs from the stored one, naming the fields."""
+    """Raises ConfigError where the stored config differs, naming the fields."""
     stored = self.config()
     changed = differences(stored, config) if stored else {}
     if changed:
       fields = '; '.join(
-        f'{k}: {a!r} there, {b!r} now' for k, (a, b) in changed.items()
+        f'{name}: {old!r} there, {new!r} now' for name, (old, new) in changed.items()
       )
       raise ConfigError(
         f'--workdir={self.path} holds a run of another config ({fields}); '
@@ -126,11 +126,11 @@ class Workdir:
       )
 
   def write_json(self, name: str, value: Any) -> None:
-    """Writes a JSON file whole or not at all."""
+    """Writes a JSON file atomically."""
     self.write_text(name, json.dumps(value, indent=1) + '\n')
 
   def write_text(self, name: str, text: str) -> None:
-    """Writes a file whole or not at all."""
+    """Writes a file atomically."""
     if not self.writes:
       return
     temporary = self.file(name + '.tmp')
@@ -143,11 +143,11 @@ class Workdir:
       raise self._unwritable(name, e) from e
 
   def append_json(self, name: str, *rows: dict) -> None:
-    """Appends JSON lines and sees them written."""
-    self._append(name, ''.join(json.dumps(row) + '\n' for row in rows))
+    """Appends rows to a JSON-lines file and syncs it."""
+    self._append(name, _json_lines(rows))
 
   def read_json_lines(self, name: str) -> list[dict]:
-    """The rows of a JSON-lines file; a last line cut short by a kill is left out."""
+    """The rows of a JSON-lines file, without a last line cut short by a kill."""
     if not self.file(name).exists():
       return []
     lines = self.file(name).read_text().split('\n')
@@ -159,24 +159,27 @@ class Workdir:
         '--workdir'
       ) from None
 
-  def append_csv(self, name: str, columns, rows: Iterable[dict]) -> None:
-    """Appends rows to a table, with the header where the file is new."""
+  def append_csv(self, name: str, columns: Sequence[str], rows: Iterable[dict]) -> None:
+    """Appends rows to a table and syncs it; a new file gets a header."""
     if not self.writes:
       return
     new = not self._cut_torn_line(name)
     self._append(name, _table(columns, rows, header=new))
 
   def read_csv(self, name: str) -> list[dict]:
-    """The rows of a table as text; a last row cut short is left out."""
+    """The rows of a table as text, without a last row cut short by a kill."""
     path = self.file(name)
     if not path.exists():
       return []
-    whole = path.read_text().rpartition('\n')[0]
-    rows = list(csv.DictReader(whole.split('\n')))
+    whole_lines = path.read_text().rpartition('\n')[0]
+    rows = list(csv.DictReader(whole_lines.split('\n')))
     return [row for row in rows if None not in row.values()]
 
   def cut_back(self, done: set[str], restored: dict[str, int]) -> None:
-    """Drops rows of unfinished members beyond their restored step (default 0)."""
+    """Drops the rows of unfinished members after the step that was restored.
+
+    done: members whose rows all stay; restored: member -> step, 0 if it has none.
+    """
     if not self.writes:
       return
 
@@ -192,10 +195,10 @@ class Workdir:
     for name in ('metrics.jsonl', 'wrong.jsonl'):
       if self.file(name).exists():
         rows = [row for row in self.read_json_lines(name) if keep(row)]
-        self.write_text(name, ''.join(json.dumps(r) + '\n' for r in rows))
+        self.write_text(name, _json_lines(rows))
 
   def ledger(self) -> list[dict]:
-    """The events so far: which members were planned, are done or failed."""
+    """The events so far: members that were planned, are done or failed."""
     return self.read_json_lines('ledger.jsonl')
 
   def _append(self, name: str, text: str) -> None:
@@ -211,7 +214,7 @@ class Workdir:
       raise self._unwritable(name, e) from e
 
   def _cut_torn_line(self, name: str) -> int:
-    """Drops a last line that a kill left without its end; the size that is left."""
+    """Drops a last line that a kill cut short; returns the size that remains."""
     if not self.file(name).exists():
       return 0
     with self.file(name).open('rb+') as f:
@@ -230,7 +233,11 @@ class Workdir:
     )
 
 
-def _table(columns, rows, *, header: bool) -> str:
+def _json_lines(rows: Iterable[dict]) -> str:
+  return ''.join(json.dumps(row) + '\n' for row in rows)
+
+
+def _table(columns: Sequence[str], rows: Iterable[dict], *, header: bool) -> str:
   out = io.StringIO()
   writer = csv.DictWriter(out, columns, lineterminator='\n')
   if header:

@@ -34,7 +34,7 @@ def write(path, tuning, results):
     writer = csv.writer(file, lineterminator='\n')
     writer.writerow(COLUMNS)
     for row, split, slice_, metric, total, count in results:
-      own = (row.name, row.seed, row.instructions, row.subset, row.mixture)
+      own = row.columns().values()
       writer.writerow([*own, split, slice_, metric, total, count, total / count])
   return path
 

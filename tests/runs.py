@@ -12,9 +12,9 @@ import pytest
 import toy
 
 from onlyif_jax import config as config_lib
-from onlyif_jax import sweep
+from onlyif_jax import experiment as experiment_lib
 from onlyif_jax.experiment import Experiment
-from onlyif_jax.loop import Stack
+from onlyif_jax.stacks import Stack, plan_stacks
 from onlyif_jax.tasks import certificate
 from onlyif_jax.workdir import Workdir
 
@@ -168,12 +168,10 @@ def state(path: Path, stack: str = '000', step: int | None = None):
 
   workdir = Workdir(path)
   config = workdir.config()
-  experiment = sweep.experiment_lib.build(config)
+  experiment = experiment_lib.build(config)
   program = experiment.program(parallel.make_mesh(2), 'map')
-  rows = sweep.experiment_lib.rows(config)
-  (own,) = [
-    s for s in sweep.plan_stacks(workdir, rows, 2, experiment) if s.name == stack
-  ]
+  rows = experiment_lib.rows(config)
+  (own,) = [s for s in plan_stacks(workdir, rows, 2, experiment) if s.name == stack]
   assert isinstance(own, Stack)
   abstract = jax.eval_shape(program.init, experiment.members(own.padded))
   with Checkpointer(workdir.file(f'checkpoints/{stack}')) as saver:

@@ -211,7 +211,7 @@ def brute_force_classes(functions: int, leaves=('AAB', 'ABA', 'BAA')) -> set[str
 def test_random_templates_are_all_classes_once(slots):
   numbers = templates.random_classes(1, slots)
   surface = jax.jit(
-    jax.vmap(lambda n, b: expressions.write(templates._surface(n, b), 10))
+    jax.vmap(lambda n, b: expressions.write(templates._template(n, b), 10))
   )
   # Every class in each way of writing it: three bits.
   seen = []

@@ -16,7 +16,7 @@ from flax import nnx
 
 from onlyif_jax.evals import mistakes
 from onlyif_jax.evals.anatomy import Anatomist
-from onlyif_jax.evals.crossed import Shown
+from onlyif_jax.evals.crossed import Examples
 from onlyif_jax.evals.exact_match import Evaluator, as_uint64
 from onlyif_jax.evals.mistakes import Mistake
 from onlyif_jax.models import decode
@@ -335,7 +335,7 @@ def test_decodes_every_member_on_every_device_by_its_own_parameters():
     for split, count in (('unseen', 37), ('train', 11)):
       rows = rng.integers(2, 23, (count, length)).astype(np.int32)
       starts = rng.integers(9, 13, count).astype(np.int32)
-      own[split] = Shown(rows, starts, mistakes.Asked(*[mistakes.strings([])] * 2))
+      own[split] = Examples(rows, starts, mistakes.Asked(*[mistakes.strings([])] * 2))
     shown.append(own)
   found = Anatomist(evaluator, ROWS)._outputs(params, shown)
   greedy = jax.jit(lambda *args: decode.greedy(graph, *args, length))

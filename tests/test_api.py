@@ -134,7 +134,10 @@ def test_the_module_and_the_call_share_a_name():
   [
     'import onlyif_jax; assert "jax" not in sys.modules; onlyif_jax.sweep.run',
     'import onlyif_jax.sweep; onlyif_jax.sweep(None)',
-    'from onlyif_jax import sweep; import onlyif_jax; onlyif_jax.sweep(None)',
+    pytest.param(
+      'from onlyif_jax import sweep; import onlyif_jax; onlyif_jax.sweep(None)',
+      marks=pytest.mark.slow,
+    ),
   ],
 )
 def test_it_is_callable_however_it_was_imported(code):

@@ -32,6 +32,8 @@ TUNING = SymbolicTuning(
 )
 
 
+# Compiles training and generation on a mesh; their own tests are quick.
+@pytest.mark.slow
 def test_no_seconds_are_one_step(tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(benchmark, 'machine', dict)
   out = tmp_path / 'bench.json'

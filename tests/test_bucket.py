@@ -107,11 +107,11 @@ def test_a_step_saved_again_is_never_a_mixture(tmp_path):
   one.push()
   shutil.rmtree(one.path / 'checkpoints/000/22')
   save(one.path / 'checkpoints/000', 22, by='b')
-  there = dict(fsspec.filesystem('memory').store), dict(one.there)
+  there = dict(fsspec.filesystem('memory').store), dict(one.remote)
   for fail_at in range(6):
     fsspec.filesystem('memory').store.clear()
     fsspec.filesystem('memory').store.update(there[0])
-    one.there, one.fs = dict(there[1]), Watched(one.fs.fs, fail_at)
+    one.remote, one.fs = dict(there[1]), Watched(one.fs.fs, fail_at)
     if fail_at < 5:
       with pytest.raises(Crash):
         one.push()

@@ -99,7 +99,7 @@ def preview(one: Mirror) -> list:
   """What a push would send before the ledger."""
   with tempfile.TemporaryDirectory() as folder:
     copy = Mirror('file://' + folder, one.path)
-    copy.there, copy.fs = dict(one.there), Watched(copy.fs)
+    copy.remote, copy.fs = dict(one.remote), Watched(copy.fs)
     copy.push()
     sent = [path for _, path in copy.fs.did]
     return sent[

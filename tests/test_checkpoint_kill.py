@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import pytest
 from test_checkpoint import ABSTRACT, assert_same, make_state
 
 from onlyif_jax.checkpoint import Checkpointer
@@ -77,6 +78,15 @@ def run_child(directory, moment, delay):
   return lines + [line.split() for line in out.splitlines()]
 
 
+def test_a_kill_loses_only_the_save_in_flight(tmp_path):
+  assert run_child(tmp_path, 'digest', 0)[-1] == ['saved', '2']
+  saver = Checkpointer(tmp_path)
+  step, state = saver.restore(ABSTRACT)
+  assert (step, saver.damaged) == (2, [])
+  assert_same(state, make_state(2))
+
+
+@pytest.mark.slow
 def test_kill_at_any_moment_loses_only_the_save_in_flight(tmp_path):
   rng = random.Random(7)
   restored, at_least = [], 0

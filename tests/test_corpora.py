@@ -58,11 +58,7 @@ def made(tmp_path_factory):
 
   def once(*args):
     if not kept:
-      jax.config.update('jax_disable_most_optimizations', True)
-      try:
-        kept.update({split: list(rows) for split, rows in make(*args).items()})
-      finally:
-        jax.config.update('jax_disable_most_optimizations', False)
+      kept.update({split: list(rows) for split, rows in make(*args).items()})
     return {split: iter(rows) for split, rows in kept.items()}
 
   with pytest.MonkeyPatch.context() as patch:

@@ -123,7 +123,9 @@ def test_cache_takes_several_positions_at_once():
   np.testing.assert_allclose(np.concatenate(parts, axis=1), whole, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize('positions', ['learned', 'rotary'])
+@pytest.mark.parametrize(
+  'positions', ['rotary', pytest.param('learned', marks=pytest.mark.slow)]
+)
 def test_teacher_forced_verdict_is_greedy_exact_match(positions):
   graphdef, params = random_model(positions, seed=3)
   rows = 499

@@ -58,6 +58,7 @@ def test_rows_state_rewriting_tasks(tmp_path):
   assert not strings['train'] & (strings['dev'] | strings['unseen'])
 
 
+@pytest.mark.slow
 def test_input_first(tmp_path):
   task = RUN['task'] | {'order': 'zxy', 'noops': False}
   config = freeze(RUN | {'task': task, 'sweep': {'counts': [5]}})

@@ -343,10 +343,12 @@ def test_equal_steps_are_one_plane_and_equal_passes_another(tmp_path):
   steps, passes, early = figures_tradeoff.planes(panels.View(run)).values()
   cells = [(i, s) for i in (101, 401, 1601, 6397) for s in (1, 3, 12, 48)]
   within = {(i, s) for i, s in cells if 1_000 < i * s <= 80_000}
-  assert {(c.instructions, c.each) for c in steps} == within
-  assert {(c.instructions, c.each) for c in passes} == {c for c in within if c[1] > 3}
+  assert {(c.instructions, c.per_rule) for c in steps} == within
+  assert {(c.instructions, c.per_rule) for c in passes} == {
+    c for c in within if c[1] > 3
+  }
   # Made-up members learn their own rules from two examples of each on.
-  assert {c.each for c in early if not c.rows} == {1.0}
+  assert {c.per_rule for c in early if not c.rows} == {1.0}
   assert {r.step for c in early for r in c.rows} == {127}
   assert {r.split for c in early for r in c.rows} == {'dev'}
 

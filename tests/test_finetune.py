@@ -6,6 +6,7 @@ import functools
 import json
 import re
 import shutil
+import signal
 
 import jax
 import numpy as np
@@ -18,6 +19,7 @@ from onlyif_jax.corpora.rows import Turn
 from onlyif_jax.evals.mistakes import Mistake
 from onlyif_jax.finetune import (
   answers,
+  base,
   predict,
   restore,
   run,
@@ -123,6 +125,67 @@ def test_more_counts_extend_a_run_and_another_config_is_refused(whole, tmp_path)
   assert [r.instructions for r in more.rows] == [3, 5, 7]
   with pytest.raises(ConfigError, match=r'lora\.rank: 2 there, 3 now'):
     run.TuningRun(frozen(lora__rank=3), whole)
+
+
+def test_a_run_of_before_there_were_variants_is_extended_by_one(whole, tmp_path):
+  path = shutil.copytree(whole, tmp_path / 'run')
+  stored = json.loads((path / 'config.json').read_text())
+  del stored['instructions']['variants']
+  (path / 'config.json').write_text(json.dumps(stored))
+  for name in ('results.csv', 'anatomy.csv'):
+    lines = (path / name).read_text().splitlines()
+    at = lines[0].split(',').index('variant')
+    kept = [line.split(',') for line in lines]
+    kept = [','.join([*cells[:at], *cells[at + 1 :]]) for cells in kept]
+    (path / name).write_text('\n'.join(kept) + '\n')
+  assert 'variant' not in (path / 'results.csv').read_text()
+  more = frozen(
+    instructions__variants=('task.shifts=1,instructions.counts=3',),
+    instructions__counts=(7,),
+  )
+  own = run.TuningRun(more, path)
+  assert [row.name for row in own.rows] == ['I3-s0', 'I7-s0', 'I3-shifts1-s0']
+  assert own.train()
+  shown = tuned.load(path)
+  before = {(r.name, r.split, r.slice, r.metric): r.sum for r in shown.results}
+  for r in tuned.load(whole).results:
+    assert before[r.name, r.split, r.slice, r.metric] == r.sum
+  variants = {r.row: r.variant for r in shown.results}
+  text = 'task.shifts=1,instructions.counts=3'
+  assert variants == {
+    **dict.fromkeys(('zero-shot', 'zero-shot-shifts1+3', 'I3', 'I7'), ''),
+    **dict.fromkeys(('zero-shot-shifts1', 'I3-shifts1'), text),
+  }
+  reports = json.loads((path / 'splits.json').read_text())
+  assert [report.get('variant') for report in reports] == [None, None, text]
+  tuned.write(shown, path)
+  assert f'{text}/unseen, all' in json.loads((path / 'transition.json').read_text())
+
+
+def test_a_signal_while_the_base_is_made_leaves_nothing(
+  whole, tmp_path, monkeypatch, capsys
+):
+  path, real, steps = tmp_path / 'run', base.train_step, []
+
+  def step(*args):
+    steps.append(args)
+    signal.raise_signal(signal.SIGTERM)
+    return real(*args)
+
+  monkeypatch.setattr(base, 'CHUNK', 2)
+  monkeypatch.setattr(base, 'train_step', step)
+  handlers = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
+  try:
+    assert run.main(frozen(), path) == 143
+  finally:
+    for number, handler in handlers.items():
+      signal.signal(number, handler)
+  assert len(steps) == 2, 'the steps between two looks, of three'
+  assert list(path.iterdir()) == []
+  assert 'the same command starts again' in capsys.readouterr().out
+  monkeypatch.setattr(base, 'train_step', real)
+  made = run.TuningRun(frozen(), path).base()
+  assert made.digest == base.digest(whole / 'base')
 
 
 def test_examples_are_those_of_the_task_and_certified():
@@ -324,12 +387,19 @@ def test_prompts_without_input_or_with_unknown_fields_are_refused(tmp_path):
 @contextlib.contextmanager
 def optimised():
   jax.config.update('jax_disable_most_optimizations', False)
-  yield
-  jax.config.update('jax_disable_most_optimizations', True)
+  try:
+    yield
+  finally:
+    jax.config.update('jax_disable_most_optimizations', True)
 
 
 @pytest.mark.parametrize(
-  ('rank', 'quantize', 'micro'), [(0, 'none', 1), (8, 'int8', 1), (0, 'none', 2)]
+  ('rank', 'quantize', 'micro'),
+  [
+    pytest.param(0, 'none', 1, marks=pytest.mark.slow),
+    (8, 'int8', 1),
+    pytest.param(0, 'none', 2, marks=pytest.mark.slow),
+  ],
 )
 def test_predicted_memory_is_within_15_percent_of_the_compilers(rank, quantize, micro):
   c = llama.DecoderConfig(1_000, 256, 2, 256, 704, 8, 8, 32)

@@ -95,7 +95,7 @@ def test_outputs_depend_on_no_later_token(positions):
   ('positions', 'masked', 'given'),
   [
     ('learned', False, False),
-    ('rotary', False, False),
+    pytest.param('rotary', False, False, marks=pytest.mark.slow),
     ('rotary', True, True),
   ],
 )
@@ -326,7 +326,10 @@ def test_rotary_scores_depend_on_the_distance_only():
   close(traced, tables, 2e-6)
 
 
-@pytest.mark.parametrize('given', ['tokens', 'answers', 'mask'])
+@pytest.mark.parametrize(
+  'given',
+  [*(pytest.param(v, marks=pytest.mark.slow) for v in ('tokens', 'answers')), 'mask'],
+)
 def test_fused_attention_computes_the_same(given):
   tokens_BL, answer_BA = batch()
   more: dict = {'answers': {'answer_BA': answer_BA}}.get(given, {})

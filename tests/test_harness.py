@@ -4,23 +4,19 @@ What lm-evaluation-harness itself says of the same models is in test_harness_liv
 """
 
 import functools
-import importlib
 import json
-import math
 from pathlib import Path
 
 import decoders
 import numpy as np
 import pytest
-import yaml
 from decoders import GROUPED, LEARNED
 
 from onlyif_jax.config import ConfigError
 from onlyif_jax.corpora.tokenizer import load_tokenizer
-from onlyif_jax.evals import answer_book, answering, harness, ifeval, protocols
+from onlyif_jax.evals import answer_book, answering, harness, ifeval
 from onlyif_jax.evals.answer_book import Book
 from onlyif_jax.evals.answering import Answerer, Decoding
-from onlyif_jax.evals.tasks import answers
 from onlyif_jax.models import choices, llama
 from onlyif_jax.models.generate import Sampling
 from onlyif_jax.models.llama import DecoderConfig
@@ -285,14 +281,14 @@ class Lm:
     return type('Manager', (), {'all_tasks': ['toy']})(), 'toy'
 
 
-def evaluated(monkeypatch, evaluate):
-  harness._kind.cache_clear()
+def evaluated(monkeypatch, evaluate, **more):
+  harness._model_class.cache_clear()
   monkeypatch.setattr(harness, 'library', lambda: Lm(evaluate))
   monkeypatch.setattr(harness, '_manager', Lm.task)
   try:
-    return harness.evaluate(answerer(), 'toy')
+    return harness.evaluate(answerer(), 'toy', **more)
   finally:
-    harness._kind.cache_clear()
+    harness._model_class.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -313,6 +309,41 @@ def test_data_that_cannot_be_had_is_one_line(monkeypatch, error):
 
   with pytest.raises(type(error)):  # no fault of the data, so no word of it
     evaluated(monkeypatch, after)
+
+
+@pytest.mark.parametrize(
+  ('rows', 'error', 'line'),
+  [
+    ([{'question': 'a'}] * 2, KeyError('answer'), 1),
+    ([{'question': 'a'}] * 2, RuntimeError("'answer' is undefined"), 1),
+    ([{'question': 'a', 'answer': '1'}, {'question': 'b'}], TypeError('None'), 2),
+    ([{'question': 'a', 'answer': '1'}] * 2, KeyError('answer'), 0),
+    ([{'question': 'a', 'answer': '1'}] * 2, TypeError('None'), 0),
+  ],
+)
+def test_a_column_that_only_scoring_reads_is_named(
+  monkeypatch, tmp_path, rows, error, line
+):
+  for task in ('toy', 'other'):  # of other tasks no file is to blame
+    (tmp_path / task).mkdir()
+    (tmp_path / task / 'test.jsonl').write_text('\n'.join(map(json.dumps, rows)))
+  file = tmp_path / 'toy' / 'test.jsonl'
+  (tmp_path / 'other' / 'test.jsonl').write_text('{"question": 1}')
+
+  def evaluate(model, **_):
+    request = type('Instance', (), {'task_name': 'toy', 'args': ('a', {})})()
+    monkeypatch.setattr(Answerer, 'until', lambda *_: ['a'])
+    model.generate_until([request])
+    raise error
+
+  if not line:
+    with pytest.raises(type(error)):
+      evaluated(monkeypatch, evaluate, data=tmp_path)
+    return
+  with pytest.raises(ConfigError) as caught:
+    evaluated(monkeypatch, evaluate, data=tmp_path)
+  assert f"{file}: line {line} has no 'answer'" in str(caught.value)
+  assert '\n' not in str(caught.value)
 
 
 def test_documents_are_right_or_wrong_where_a_metric_says_so(monkeypatch):
@@ -342,77 +373,3 @@ def test_ends_of_answers_are_also_those_of_the_files_of_the_model(tmp_path):
   for file in TOKENIZER.iterdir():
     (tmp_path / file.name).write_bytes(file.read_bytes())
   assert answering.stop_ids(load_tokenizer(tmp_path)) == (own.eos_id, 5, 6)
-
-
-class Tagged(yaml.SafeLoader):
-  """Reads `!function module.name` as the function."""
-
-
-def _function(loader, node):
-  module, name = node.value.split('.')
-  assert (harness.TASK_FILES / f'{module}.py').exists()
-  return getattr(importlib.import_module(f'onlyif_jax.evals.tasks.{module}'), name)
-
-
-Tagged.add_constructor('!function', _function)
-
-
-def test_our_task_files_name_what_they_need():
-  found = {}
-  for file in harness.TASK_FILES.glob('*.yaml'):
-    content = yaml.load(file.read_text(), Tagged)
-    assert content['task'] == file.stem
-    assert harness.decoding(content['generation_kwargs']).max_new_tokens > 0
-    assert callable(content['process_results'])
-    found[file.stem] = content
-  assert (
-    set(found) == {'svamp', 'theoremqa'} <= {t.name for t in harness.TASKS.values()}
-  )
-
-
-def test_benchmarks_of_the_default_protocol_are_tasks_of_the_harness():
-  own = protocols.get('harness-default').benchmarks
-  tasks = {name: one.task for name, one in own.items() if one.scorer == 'lm_eval'}
-  assert tasks == {name: task.name for name, task in harness.TASKS.items()}
-
-
-THEOREM = [
-  ('So x is 3. The answer is 2.41', '2.5', 1),
-  ('The answer is 2.39', '2.5', 0),
-  ('The answer is 7.4', '7', 1),
-  ('The answer is: 1,024.', '1024', 1),
-  ('The answer is 3.\nThe answer is 4', '3', 0),
-  ('The answer is True.', 'True', 1),
-  ('The answer is false', 'True', 0),
-  ('The answer is [3, 1.0]', '[1, 3]', 1),
-  ('The answer is [1, 2, 3]', '[1, 2]', 0),
-  ('The answer is (b) since', '(b)', 1),
-  ('The answer is b', '(b)', 1),
-  ('The answer is because', '(b)', 0),
-  ('it is\n-2.0e-3', '-0.002', 1),
-  ('nothing', '1.5', 0),
-]
-
-
-@pytest.mark.parametrize(('text', 'wanted', 'right'), THEOREM)
-def test_answers_to_theorem_questions_are_compared_by_kind(text, wanted, right):
-  assert answers.theorem({'Answer': wanted}, [text]) == {'exact_match': right}
-
-
-def test_the_last_number_answers_a_word_problem():
-  for text, right in [('5 + 2 = 7.0', 1), ('7 then 8', 0), ('', 0), ('1,007', 0)]:
-    assert answers.number({'Answer': '7'}, [text]) == {'exact_match': right}
-  assert answers.number({'Answer': '1007.0'}, ['1,007'])['exact_match'] == 1
-
-
-def test_ifeval_counts_prompts_and_instructions():
-  names = dict.fromkeys(ifeval.NUMBERS)
-  judged = [
-    names | {n: [True, False] if 'inst' in n else False for n in names},
-    names | {n: [True] if 'inst' in n else True for n in names},
-  ]
-  found = ifeval.numbers(judged)
-  assert {n: round(v, 3) for n, v in found.items()} == {
-    n: round(2 / 3, 3) if 'inst' in n else 0.5 for n in names
-  }
-  assert not math.isnan(sum(found.values()))

@@ -87,7 +87,7 @@ def test_the_strongest_isolation_is_tried_first(monkeypatch):
   def modes(uid, wrapper, network=False):
     monkeypatch.setattr('os.getuid', lambda: uid)
     monkeypatch.setattr('shutil.which', lambda _: wrapper)
-    return [i.mode for i in sandbox_machine.possible(allow_network=network)]
+    return [i.mode for i in sandbox_machine.candidates(allow_network=network)]
 
   assert modes(0, '/usr/bin/bwrap') == ['root', 'user']
   assert modes(0, '', network=True) == ['root', 'user', 'uid']
@@ -132,14 +132,14 @@ def test_a_protection_that_does_not_hold_is_named():
     **{'parent': False, 'writes': [], 'shared': False},
   }
   strict = Isolation('root', uids=True)
-  assert sandbox_machine.missing(found, strict) == ''
+  assert sandbox_machine.breach(found, strict) == ''
   for field, value, words in (
     *(('children', 16, 'processes'), ('network', True, 'network')),
     *(('root', True, 'as root'), ('environment', ['HOME'], 'environment')),
     *(('parent', True, "parent's"), ('writes', ['/usr'], '/usr')),
     ('shared', True, 'shared memory'),
   ):
-    assert words in sandbox_machine.missing(found | {field: value}, strict)
+    assert words in sandbox_machine.breach(found | {field: value}, strict)
 
 
 def test_limits_must_be_above_zero():

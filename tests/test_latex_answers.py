@@ -252,8 +252,8 @@ def test_a_typed_answer_reaches_nothing_that_judges_the_next():
 
 
 def test_typed_answers_are_found_in_texts_and_outputs():
-  assert typed_answers.said('Thus.\nAnswer: \\boxed{[1, 2]} it is') == '[1, 2]'
-  assert typed_answers.said('no box. answer:\n7') == '7'
-  assert typed_answers.printed('x 1\nThe area is 4.5 m.\n') == '4.5 m'
-  assert typed_answers.printed('Roots: [1, 2]') == '[1, 2]'
-  assert typed_answers.printed('') == ''
+  assert typed_answers.stated_answer('Thus.\nAnswer: \\boxed{[1, 2]} it is') == '[1, 2]'
+  assert typed_answers.stated_answer('no box. answer:\n7') == '7'
+  assert typed_answers.printed_answer('x 1\nThe area is 4.5 m.\n') == '4.5 m'
+  assert typed_answers.printed_answer('Roots: [1, 2]') == '[1, 2]'
+  assert typed_answers.printed_answer('') == ''

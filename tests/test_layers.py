@@ -27,7 +27,7 @@ LAYERS = [
   ['evals'],
   ['checkpoint'],
   ['experiment'],
-  ['progress', 'loop', 'evaluation', 'asking'],
+  ['progress', 'stacks', 'loop', 'evaluation', 'asking'],
   ['analysis'],
   [
     *(

@@ -57,8 +57,13 @@ def logits(parts, own=None, key=None):
   return np.asarray(jax.jit(lambda t: parts.merge(t, key=key)(TOKENS))(own))
 
 
+@jax.jit
+def _plain(tree):
+  return llama.merge(llama.graphdef(CONFIG), tree)(TOKENS)
+
+
 def plain(tree):
-  return np.asarray(llama.merge(llama.graphdef(CONFIG), tree)(TOKENS))
+  return np.asarray(_plain(tree))
 
 
 def kernels(tree):

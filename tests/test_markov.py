@@ -12,7 +12,7 @@ from onlyif_jax.config import ConfigError, base_config, freeze
 from onlyif_jax.experiment import build
 from onlyif_jax.settings import RulesConfig
 from onlyif_jax.tasks import certificate, program_space, programs
-from onlyif_jax.tasks.markov import STEPS_TOLD, Markov
+from onlyif_jax.tasks.markov import MAX_STEPS_SLICE, Markov
 from onlyif_jax.tasks.programs import GAP, Program, double_and_reverse, trace
 from onlyif_jax.tasks.rules import Part
 
@@ -105,7 +105,7 @@ def check_one(task, example, rules):
   assert start + length == row.index(1) + 1
   assert length == len(out) + 1
   assert example.slices == {
-    'steps': min(len(done.texts), STEPS_TOLD),
+    'steps': min(len(done.texts), MAX_STEPS_SLICE),
     'rules_used': len(done.used),
     'stop': done.stopped,
     'length': len(text),

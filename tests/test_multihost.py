@@ -203,8 +203,8 @@ def test_wrong_variables_are_named():
     'JAX_NUM_PROCESSES': '2',
     'JAX_PROCESS_ID': '1',
   }
-  assert distributed.asked(place) == ('a:1', 2, 1)
-  assert distributed.asked({}) == (None, None, None)
+  assert distributed.parse_variables(place) == ('a:1', 2, 1)
+  assert distributed.parse_variables({}) == (None, None, None)
   for name, value, told in (
     ('JAX_COORDINATOR_ADDRESS', 'a', 'JAX_COORDINATOR_ADDRESS=a is not host:port'),
     ('JAX_COORDINATOR_ADDRESS', 'a:b', 'not host:port'),
@@ -214,9 +214,10 @@ def test_wrong_variables_are_named():
     ('JAX_NUM_PROCESSES', '0', 'JAX_NUM_PROCESSES=0'),
   ):
     with pytest.raises(config.ConfigError, match=told):
-      distributed.asked(place | {name: value})
+      distributed.parse_variables(place | {name: value})
 
 
+@pytest.mark.slow
 def test_processes_that_cannot_join_end_with_one_line():
   at = address()
   alone = {

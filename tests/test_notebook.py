@@ -1,6 +1,7 @@
-"""The Colab notebook: clean in git, and every claim of it made on CPU."""
+"""The Colab notebooks: clean in git, and every claim of them made on CPU."""
 
 import ast
+import functools
 import importlib
 import json
 import os
@@ -12,89 +13,122 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PATH = ROOT / 'launch' / 'onlyif_colab.ipynb'
-NOTEBOOK = json.loads(PATH.read_text())
-CODE = {
-  cell['id']: ''.join(cell['source'])
-  for cell in NOTEBOOK['cells']
-  if cell['cell_type'] == 'code'
+SHORT = {  # the parameters that a test runs a notebook with
+  'onlyif_colab': """
+    SOURCE = ''
+    COUNTS = (30, 100, 300, 1_000)
+    SEEDS = 1
+    EXAMPLES = 1_000
+    PASSES = 1.0
+    TEST_EXAMPLES = 64
+    DOTS = 3
+    OUT = 'out'
+  """,
+  'pretrained_colab': """
+    SOURCE = ''
+    MODEL = ''
+    COUNTS = (30, 100)
+    EXAMPLES = 640
+    PASSES = 1
+    QUESTIONS = 20
+    BASE_STEPS = 20
+    OUT = 'out'
+  """,
 }
-SHORT = textwrap.dedent("""
-  SOURCE = ''
-  COUNTS = (30, 100, 300, 1_000)
-  SEEDS = 1
-  EXAMPLES = 1_000
-  PASSES = 1.0
-  TEST_EXAMPLES = 64
-  DOTS = 3
-  OUT = 'out'
-""").strip()
+SHORT = {name: textwrap.dedent(text).strip() for name, text in SHORT.items()}
+each_notebook = pytest.mark.parametrize('name', SHORT)
 
 
-def parameters() -> dict:
+def path_of(name: str) -> Path:
+  return ROOT / 'launch' / f'{name}.ipynb'
+
+
+@functools.cache
+def notebook(name: str) -> dict:
+  return json.loads(path_of(name).read_text())
+
+
+def code(name: str) -> dict[str, str]:
+  """A code cell's id -> its text."""
+  return {
+    cell['id']: ''.join(cell['source'])
+    for cell in notebook(name)['cells']
+    if cell['cell_type'] == 'code'
+  }
+
+
+def parameters(name: str) -> str:
   (cell,) = [
     cell
-    for cell in NOTEBOOK['cells']
+    for cell in notebook(name)['cells']
     if 'parameters' in cell['metadata'].get('tags', ())
   ]
-  return cell
+  return ''.join(cell['source'])
 
 
-def names(code: str) -> list[str]:
-  return [
-    target.id
-    for node in ast.parse(code).body
+def assigned(text: str) -> dict[str, ast.expr]:
+  """The names that code sets at its top level -> their values."""
+  return {
+    target.id: node.value
+    for node in ast.parse(text).body
     if isinstance(node, ast.Assign)
     for target in node.targets
     if isinstance(target, ast.Name)
-  ]
+  }
 
 
-def test_git_has_no_output():
-  for cell in NOTEBOOK['cells']:
+def test_every_notebook_is_tested():
+  assert {p.stem for p in (ROOT / 'launch').glob('*.ipynb')} == set(SHORT)
+
+
+@each_notebook
+def test_git_has_no_output(name):
+  for cell in notebook(name)['cells']:
     if cell['cell_type'] == 'code':
       assert (cell['outputs'], cell['execution_count']) == ([], None), cell['id']
-  assert NOTEBOOK['nbformat'] == 4
-  assert NOTEBOOK['metadata']['kernelspec']['name'] == 'python3'
-  ids = [cell['id'] for cell in NOTEBOOK['cells']]
+  assert notebook(name)['nbformat'] == 4
+  assert notebook(name)['metadata']['kernelspec']['name'] == 'python3'
+  ids = [cell['id'] for cell in notebook(name)['cells']]
   assert len(set(ids)) == len(ids)
 
 
-def test_each_code_cell_is_introduced_and_compiles():
+@each_notebook
+def test_each_code_cell_is_introduced_and_compiles(name):
   before = None
-  for cell in NOTEBOOK['cells']:
+  for cell in notebook(name)['cells']:
     if cell['cell_type'] == 'code':
       assert before == 'markdown', f'{cell["id"]} has no words before it'
       compile(''.join(cell['source']), cell['id'], 'exec')  # no magics: plain Python
     before = cell['cell_type']
 
 
-def test_every_import_resolves():
+@each_notebook
+def test_every_import_resolves(name):
   """Names that the notebook takes from this package and others are there."""
   found = 0
-  for node in ast.walk(ast.parse('\n'.join(CODE.values()))):
+  for node in ast.walk(ast.parse('\n'.join(code(name).values()))):
     if isinstance(node, ast.Import):
-      modules, wanted = [alias.name for alias in node.names], []
+      modules, members = [alias.name for alias in node.names], []
     elif isinstance(node, ast.ImportFrom):
-      modules, wanted = [node.module], [alias.name for alias in node.names]
+      modules, members = [node.module], [alias.name for alias in node.names]
     else:
       continue
     for module in modules:
       if module.split('.')[0] == 'IPython':  # comes with the notebook's kernel
         continue
-      made = importlib.import_module(module)
-      for name in wanted:
+      imported = importlib.import_module(module)
+      for member in members:
         found += 1
-        if not hasattr(made, name):
-          importlib.import_module(f'{module}.{name}')
+        if not hasattr(imported, member):
+          importlib.import_module(f'{module}.{member}')
   assert found > 5
 
 
-def test_the_parameters_are_those_that_the_test_below_shortens():
-  cell = parameters()
-  code = ''.join(cell['source'])
-  assert names(code) == names(SHORT)
-  for line in code.splitlines():
+@each_notebook
+def test_the_parameters_are_those_that_the_test_below_shortens(name):
+  text = parameters(name)
+  assert list(assigned(text)) == list(assigned(SHORT[name]))
+  for line in text.splitlines():
     assert not line or '#' in line, f'{line!r} is not explained'
 
 
@@ -102,16 +136,19 @@ def test_typed_words_can_be_asked():
   from onlyif_jax import asking
   from onlyif_jax.tasks.rewrite import Rewrite
 
-  form = dict(
-    zip(
-      names(CODE['own']),
-      [n.value for n in ast.parse(CODE['own']).body if isinstance(n, ast.Assign)],
-      strict=True,
-    )
-  )
+  form = assigned(code('onlyif_colab')['own'])
   typed = [ast.literal_eval(form[name]) for name in ('TEXT', 'REPLACE', 'BY')]
   asking.question(Rewrite(), *typed)
-  assert CODE['own'].count('# @param') == 3
+  assert code('onlyif_colab')['own'].count('# @param') == 3
+
+
+def test_the_typed_question_is_in_the_words_of_training():
+  cells = code('pretrained_colab')
+  question = ast.literal_eval(assigned(cells['own'])['QUESTION'])
+  text, replace, by, shift = question.split(' ')
+  assert "prompt = '{input} {lhs} {rhs} {shift}'" in cells['base']
+  assert (len(text), len(replace), len(by), shift) == (10, 3, 3, '1')
+  assert replace in text
 
 
 def test_figures_of_a_run_leave_the_way_of_showing_others_alone():
@@ -130,55 +167,89 @@ def test_figures_of_a_run_leave_the_way_of_showing_others_alone():
     assert done.stdout.strip() == backend
 
 
-@pytest.mark.slow
-def test_the_notebook_runs_to_its_end(tmp_path, monkeypatch):
+class Executed:
+  """What the cells of an executed notebook show."""
+
+  def __init__(self, cells):
+    self.outputs = {cell.id: cell.outputs for cell in cells if 'outputs' in cell}
+
+  def pages(self, cell: str, kind: str = 'text/html') -> list[str]:
+    outputs = self.outputs[cell]
+    return [o.data[kind] for o in outputs if kind in o.get('data', {})]
+
+  def printed(self, cell: str) -> str:
+    return ''.join(o.text for o in self.outputs[cell] if o.output_type == 'stream')
+
+
+def executed(name: str, folder: Path, monkeypatch) -> Executed:
+  """The notebook with short parameters, run to its end in a folder."""
   nbclient = pytest.importorskip('nbclient')
   nbformat = pytest.importorskip('nbformat')
   pytest.importorskip('ipykernel')
-  made = {
+  environment = {
     'JAX_PLATFORMS': 'cpu',
     # Compiling is most of a short run.
     'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
     'PYTHONPATH': os.pathsep.join(filter(None, [str(ROOT), *sys.path])),
-    'IPYTHONDIR': str(tmp_path / 'ipython'),
+    'IPYTHONDIR': str(folder / 'ipython'),
   }
-  for name, value in made.items():
-    monkeypatch.setenv(name, value)
-  notebook = nbformat.read(PATH, as_version=4)
-  nbformat.validate(notebook)
-  for cell in notebook.cells:
+  for variable, value in environment.items():
+    monkeypatch.setenv(variable, value)
+  cells = nbformat.read(path_of(name), as_version=4)
+  nbformat.validate(cells)
+  for cell in cells.cells:
     if 'parameters' in cell.metadata.get('tags', ()):
-      cell.source = SHORT
-  client = nbclient.NotebookClient(
-    notebook,
-    timeout=600,
-    kernel_name='python3',
-    resources={'metadata': {'path': str(tmp_path)}},
-  )
-  client.execute()
-  outputs = {cell.id: cell.outputs for cell in notebook.cells if 'outputs' in cell}
+      cell.source = SHORT[name]
+  resources = {'metadata': {'path': str(folder)}}
+  nbclient.NotebookClient(
+    cells, timeout=600, kernel_name='python3', resources=resources
+  ).execute()
+  return Executed(cells.cells)
 
-  def pages(cell, kind='text/html'):
-    return [o.data[kind] for o in outputs[cell] if kind in o.get('data', {})]
 
-  def printed(cell):
-    return ''.join(o.text for o in outputs[cell] if o.output_type == 'stream')
-
+@pytest.mark.slow
+def test_the_sweep_notebook_runs_to_its_end(tmp_path, monkeypatch):
+  shown = executed('onlyif_colab', tmp_path, monkeypatch)
   # One plot, redrawn in place: it holds a curve of each model.
-  (plot,) = pages('sweep', 'image/png')
+  (plot,) = shown.pages('sweep', 'image/png')
   assert len(plot) > 20_000
-  (figure,) = pages('fit', 'image/png')
+  (figure,) = shown.pages('fit', 'image/png')
   assert len(figure) > 20_000
-  assert printed('fit').startswith('I_50: ')
-  (table,) = pages('task')
+  assert shown.printed('fit').startswith('I_50: ')
+  (table,) = shown.pages('task')
   assert [table.count(f'<code>{s}</code>') for s in ('train', 'unseen')] == [3, 3]
-  shares, wrong = pages('wrong')
+  shares, wrong = shown.pages('wrong')
   assert 'I = 1,000' in shares
   assert '<span class="miss">' in wrong
-  (answers,) = pages('own')
-  assert printed('own') == 'in wonderland replace der by ful: wonfulland\n'
+  (answers,) = shown.pages('own')
+  assert shown.printed('own') == 'in wonderland replace der by ful: wonfulland\n'
   assert answers.count('right') + answers.count('wrong') == 4
   out = tmp_path / 'out'
   for name in ('bundle.zip', 'model.zip', 'model/config.json', 'sweep/figure.png'):
     assert (out / name).stat().st_size > 100
-  assert 'bundle.zip' in printed('export')
+  assert 'bundle.zip' in shown.printed('export')
+
+
+@pytest.mark.slow
+def test_the_pretrained_notebook_runs_to_its_end(tmp_path, monkeypatch):
+  shown = executed('pretrained_colab', tmp_path, monkeypatch)
+  (before,) = shown.pages('base')
+  assert before.count('<tr>') == 6
+  tables = ''.join(shown.pages('tune'))  # rich draws them in a notebook's way
+  for word in ('zero-shot', 'I30', 'I100', 'unseen noop=0'):
+    assert word in tables, word
+  assert 'out/run/report.html' in shown.printed('tune')
+  (figure,) = shown.pages('figure', 'image/png')
+  assert len(figure) > 20_000
+  (after,) = shown.pages('again')
+  assert '<th>after 100 rules</th>' in after
+  rows = [page.split('<tr>')[2:] for page in (before, after)]
+  asked = [[row.split('</code>')[0] for row in page] for page in rows]
+  assert asked[0] == asked[1], 'the same questions'
+  assert before.split('<tr>')[2:] != after.split('<tr>')[2:]
+  assert shown.printed('own').endswith('\n')
+  out = tmp_path / 'out'
+  files = ('adapter.zip', 'adapter/adapter_model.safetensors', 'run/report.html')
+  for name in files:
+    assert (out / name).stat().st_size > 100
+  assert 'adapter.zip' in shown.printed('export')

@@ -337,6 +337,16 @@ def test_errors_of_scores_without_problems_add_up(tmp_path):
       ),
       'disagree on base',
     ),
+    (
+      lambda f: (f / 'problems.csv').write_text('task_id,samples,base_correct\n'),
+      'disagree on base',
+    ),
+    (
+      lambda f: (f / 'problems.csv').write_text(
+        'task_id,samples,base_correct\nT/1,0,0\n'
+      ),
+      'problems.csv has no column',
+    ),
   ],
 )
 def test_damaged_results_are_named(tmp_path, break_, message):

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_pretrained import SAVED
+from test_pretrained_saved import SAVED
 
 from onlyif_jax.models import generate, llama, pretrained, rope
 from onlyif_jax.models.rope import Rope

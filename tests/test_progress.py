@@ -77,7 +77,7 @@ def test_evaluation_of_the_first_stack_is_foretold_by_its_share(clock, capsys):
     for step, seconds in ((0, 77.0), (20, 1.0), (40, 3.0)):
       train(clock, stack, (step, step + 20), 0.5)
       clock.now += seconds
-      stack.judged(0.125, seconds)  # the first compiles
+      stack.evaluated(0.125, seconds)  # the first compiles
     train(clock, stack, (60, 80), 0.5)
   # 20 and 100 steps of 0.5 s; 4 s were a quarter of the evaluation of each.
   assert capsys.readouterr().err.splitlines()[-1].endswith('ETA 92 s')

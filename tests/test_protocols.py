@@ -11,11 +11,11 @@ import yaml
 
 from onlyif_jax.config import ConfigError
 from onlyif_jax.evals import postprocess, problems, protocols
-from onlyif_jax.evals.postprocess import Asked, cut, extract
+from onlyif_jax.evals.postprocess import Target, cut, extract
 
 DATA = Path(__file__).parent / 'data' / 'code'
 PROMPT = 'import math\n\ndef root(x):\n    """ Square root. """\n'
-ROOT = Asked(PROMPT, 'root')
+ROOT = Target(PROMPT, 'root')
 BODY = '    return math.sqrt(x)\n'
 CANNED = [  # way, answer, program
   ('text', 'the answer is 3', 'the answer is 3'),
@@ -254,7 +254,7 @@ def test_answers_under_each_protocol_become_programs_that_define_the_function():
     program = extract(
       cut(answer, postprocess.stops(benchmark.stops, problem.entry_point)),
       benchmark.extract,
-      Asked(problem.prompt, problem.entry_point),
+      Target(problem.prompt, problem.entry_point),
     )
     names = {}
     exec(program, names)
@@ -271,5 +271,5 @@ def test_extraction_equals_that_of_evalplus(monkeypatch):
   answers = [PROMPT + answer for way, answer, _ in CANNED if way == 'evalplus']
   answers += [answer for *_, answer in CANNED] + [answer for _, answer, _ in CANNED]
   for answer in answers:
-    ours = extract(answer, 'evalplus', Asked('', 'root'))
+    ours = extract(answer, 'evalplus', Target('', 'root'))
     assert ours.strip() == sanitize(answer, 'root').strip(), answer

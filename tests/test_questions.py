@@ -66,6 +66,37 @@ def test_line_ends_of_unicode_do_not_cut_a_line(tmp_path):
   assert ifeval.read(tmp_path / 'ifeval.jsonl') == [prompt]
 
 
+@pytest.mark.parametrize('column', ['kwargs', 'instruction_id_list', 'key', 'prompt'])
+def test_a_column_that_a_prompt_of_ifeval_lacks_is_named(tmp_path, column):
+  row = {'key': 1, 'prompt': 'a', 'kwargs': [{}], 'instruction_id_list': ['x']}
+  without = {name: value for name, value in row.items() if name != column}
+  file = tmp_path / 'input_data.jsonl'
+  for other, said in ((without, f'lacks {column!r}'), (row | {column: None}, 'is no ')):
+    file.write_text('\n'.join(map(json.dumps, [row, other])))
+    with pytest.raises(ConfigError) as caught:
+      ifeval.read(file)
+    assert str(caught.value).startswith(f'{file}: line 2 is no prompt of IFEval (')
+    assert said in str(caught.value)
+    assert '\n' not in str(caught.value)
+
+
+def test_instructions_that_no_checker_knows_are_named(monkeypatch, tmp_path):
+  class Checker:
+    @staticmethod
+    def process_results(doc, results):
+      return {'punctuation:no_comma': True}[doc['instruction_id_list'][0]]
+
+  monkeypatch.setattr(ifeval, 'prepare', Checker)
+  good = {'key': 3, 'instruction_id_list': ['punctuation:no_comma'], 'kwargs': [{}]}
+  ifeval.check([good], tmp_path)
+  bad = good | {'key': 5, 'instruction_id_list': ['nothing']}
+  with pytest.raises(
+    ConfigError, match=r"of key 5 .*\(KeyError: 'nothing'\)"
+  ) as caught:
+    ifeval.check([good, bad], tmp_path)
+  assert str(tmp_path) in str(caught.value)
+
+
 def refused(name, data):
   with pytest.raises(ConfigError) as caught:
     questions.read(name, data)

@@ -86,10 +86,8 @@ def test_a_million_examples_equal_the_oracle(name):
   check(TASKS[name], 250_000, seed=5)
 
 
-def test_papers_worked_examples():
-  assert trace('mississippi', 'iss', 'art') == 'martissippi'
-  assert trace('canada', 'iss', 'art') == 'canada'
-  assert trace('caaba', 'aa', 'bac') == 'cbacba'
+def test_a_papers_worked_example():
+  # Three more stand in the module's docstring.
   assert trace('mississipi', 'ss', 'tr') == 'mitrissipi'
 
 

@@ -133,7 +133,7 @@ def test_rows_fill_every_tiny_mixture_with_some_held_out(name, monkeypatch):
   pool = manifest.gather(config.mixture)
   assert pool.hits == ()  # no row gives a problem away
   pool.__dict__['drawn'] = pool.sources  # a core set takes seconds to choose
-  for counts in pool.wanted:
+  for counts in pool.counts:
     assert len(mixture.plan(pool.drawn, counts, 0).rows) == sum(counts.values())
   held, asked = mixed.held_out(pool), mixed.judged(pool, config)
   for source, ids in asked.items():

@@ -280,7 +280,9 @@ def test_a_member_that_is_not_finite_fails_alone(cache, tmp_path, monkeypatch, c
   assert (tmp_path / 'metrics.jsonl').read_bytes() == before
 
 
-@pytest.mark.parametrize('what', ['fsync', 'limit'])
+@pytest.mark.parametrize(
+  'what', ['fsync', pytest.param('limit', marks=pytest.mark.slow)]
+)
 def test_a_full_disk_is_one_line_and_loses_nothing(
   what, whole, cache, tmp_path, monkeypatch
 ):

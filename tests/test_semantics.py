@@ -312,7 +312,9 @@ TASKS = {
 }
 
 
-@pytest.mark.parametrize('name', ['toy', 'binary', 'cpu'])
+@pytest.mark.parametrize(
+  'name', ['toy', 'cpu', pytest.param('binary', marks=pytest.mark.slow)]
+)
 def test_examples_equal_the_oracle(name):
   found = check(TASKS[name], 1000)
   for (part, k), count in found.items():

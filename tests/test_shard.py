@@ -121,7 +121,7 @@ def test_report_gathers(made, tmp_path, monkeypatch):
   monkeypatch.setattr(results, 'load', lambda path: seen.append(path) or 1 / 0)
   path = split(made, tmp_path)
   monkeypatch.setattr(report, '_WORKDIR', type('Flag', (), {'value': [str(path)]}))
-  for name in ('_COMPARE', '_BUNDLE', '_OUT'):
+  for name in ('_COMPARE', '_BUNDLE', '_OUT', '_ANONYMOUS'):
     monkeypatch.setattr(report, name, type('Flag', (), {'value': []}))
   with pytest.raises(ZeroDivisionError):
     report.main([])

@@ -172,7 +172,9 @@ def test_a_member_that_is_not_finite_stops_alone():
   assert equal(ensemble.unstack(state, 1), ensemble.unstack(healthy, 1))
 
 
-@pytest.mark.parametrize('name', ['adamw', 'muon'])
+@pytest.mark.parametrize(
+  'name', ['adamw', pytest.param('muon', marks=pytest.mark.slow)]
+)
 def test_training_learns_its_examples(name):
   own = program() if name == 'adamw' else program(name='muon', layers=1)
   _, [before, after] = run(own, [member(3, learning_rate=3e-2)] * 2, 12, 12)

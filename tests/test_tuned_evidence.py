@@ -125,11 +125,12 @@ def test_the_papers_models_have_the_weights_that_are_asked_for():
   assert asked == found
 
 
+ALGEBRA = {'name': 'algebra_lm', 'arg': '7b,depth=3'}  # a run without variants
 FIG_5A = {(10, 'all'): 0.44, (20, 'all'): 0.52, (40, 'all'): 0.2}
 
 
 def test_algebra_is_judged_at_its_own_depth(tmp_path):
-  settings = {'name': 'algebra_lm', 'extra': (('3-shot', 0.7), ('zero-shot', 0.1))}
+  settings = {**ALGEBRA, 'extra': (('3-shot', 0.7), ('zero-shot', 0.1))}
   path = symbolic(tmp_path / 'three', FIG_5A, **settings)
   weights(path, targets.experiments()['algebra_lm']['settings']['base.parameters'])
   assert judged(path, 'algebra-5a/10/D3').label == 'supported'
@@ -139,14 +140,14 @@ def test_algebra_is_judged_at_its_own_depth(tmp_path):
   base = judged(path, 'algebra-base')  # one seed of the untuned model
   assert base.state == 'contradicted'
   assert 'few_shot' in base.ours
-  tiny = symbolic(tmp_path / 'tiny', FIG_5A, arg='tiny', **settings)
+  tiny = symbolic(tmp_path / 'tiny', FIG_5A, **settings | {'arg': 'tiny'})
   found = judged(tiny, 'algebra-5a/10/D3')
   assert found.label == 'supported (tiny analogue)'
   assert found.reason.endswith('expressions of depth 1 stand for it')
 
 
 def test_specialists_are_judged_at_unseen_depth(tmp_path):
-  settings = {'task__specialist': 20, 'task__diverse_share': 0.1, 'name': 'algebra_lm'}
+  settings = {'task__specialist': 20, 'task__diverse_share': 0.1, **ALGEBRA}
   path = symbolic(tmp_path / 'a', {(60, 'all'): 0.4, (40, 'all'): 0.2}, **settings)
   assert judged(path, 'algebra-5c/5:45/Diver-40').state == 'supported'
   alone = judged(path, 'algebra-peak')  # 5:45 with 40 against 20 rules, no other share
@@ -161,19 +162,19 @@ def test_specialists_are_judged_at_unseen_depth(tmp_path):
 
 def board_of(*paths):
   runs = [tuned.load(path) for path in paths]
-  board = scoreboard.judge(*pooled.every(runs, [path.name for path in paths]))
+  board = scoreboard.judge(*pooled.pool(runs, [path.name for path in paths]))
   return {line.target.id: line for line in board.lines}
 
 
 def test_runs_of_algebra_that_differ_in_share_and_depth_are_judged_together(tmp_path):
   paths = []
   for name, share, lift in (('low', 0.02, 0.0), ('mid', 0.1, 0.2), ('high', 0.2, 0.1)):
-    own = {'task__specialist': 20, 'task__diverse_share': share, 'name': 'algebra_lm'}
+    own = {'task__specialist': 20, 'task__diverse_share': share, **ALGEBRA}
     shares = {(60, 'all'): 0.4 + lift, (40, 'all'): 0.2 + lift}
     paths.append(symbolic(tmp_path / name, shares, **own))
   for depth, lift in ((3, 0.1), (4, 0.0)):
     shares = {(10, 'all'): 0.4 - lift, (20, 'all'): 0.5, (40, 'all'): 0.6 + lift}
-    own = {'task__depth': depth, 'name': 'algebra_lm'}
+    own = {'task__depth': depth, **ALGEBRA}
     paths.append(symbolic(tmp_path / f'depth{depth}', shares, **own))
   found = board_of(*paths)
   assert found['algebra-peak'].best.state == 'supported'
@@ -199,7 +200,7 @@ def test_diverse_rules_are_judged_over_runs(tmp_path):
   paths = []
   for inside in (20, 40):
     for others, share in ((5, 0.05), (20, 0.2), (40, 0.35)):
-      own = {'task__specialist': inside, 'name': 'algebra_lm'}
+      own = {'task__specialist': inside, **ALGEBRA}
       own['task__diverse_share'] = others / (inside + others)
       path = tmp_path / f'{inside}-{others}'
       paths.append(symbolic(path, {(inside + others, 'all'): share}, **own))

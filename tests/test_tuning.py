@@ -53,20 +53,25 @@ def parts(settings=LORA, quantize='none'):
   return lora.adapt(CONFIG, params, settings, quantize, jax.random.key(1))
 
 
-def run(tune, own, batches, mesh=None, steps=5, seed=0):
+@functools.cache
+def compiled(tune, settings, quantize):
+  """The step as a plain jit, which donates nothing: the parts are shared by the tests."""
+  definitions = parts(settings, quantize)
+  return jax.jit(lambda *state_and_more: tune.step(definitions, *state_and_more))
+
+
+def run(tune, batches, settings=LORA, quantize='none', mesh=None, steps=5, seed=0):
   """The state after some steps, and their (loss, count)."""
-  state = tune.init(own.trained)
-  frozen = own.frozen
+  step, whole = compiled(tune, settings, quantize), parts(settings, quantize)
+  state, frozen = tune.init(whole.trained), whole.frozen
   if mesh is not None:
     state = jax.device_put(state, placement.place(mesh, state))
     frozen = jax.device_put(frozen, placement.place(mesh, frozen))
     batches = [jax.device_put(b, placement.batch(mesh)) for b in batches]
-  # A plain jit, which donates nothing: the parts are shared by the tests.
-  step = jax.jit(lambda s, f, b, rate: tune.step(own, s, f, b, rate, seed))
   sums = []
-  for one, rate in zip(batches, tune.rates(steps), strict=False):
-    state, some = step(state, frozen, one, rate)
-    sums.append([float(v) for v in some])
+  for rows, rate in zip(batches, tune.rates(steps), strict=False):
+    state, step_sums = step(state, frozen, rows, rate, seed)
+    sums.append([float(v) for v in step_sums])
   return state, np.array(sums)
 
 
@@ -74,15 +79,24 @@ def close(a, b, **tolerance):
   jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **tolerance), a, b)
 
 
+@functools.cache
+def measure():
+  """The compiled function of a batch -> (sums, logits)."""
+  made = parts()
+
+  @jax.jit
+  def both(rows):
+    model = made.merge()
+    places = {'positions_BL': rows['positions'], 'segments_BL': rows['segments']}
+    return tuning.sums(model, rows), model(rows['tokens'], **places)
+
+  return both
+
+
 def test_the_loss_is_that_of_plain_numpy():
   one = batch()
-  got = [float(v) for v in tuning.sums(parts().merge(), one)]
-  logits_BLV = np.asarray(
-    parts().merge()(
-      one['tokens'], positions_BL=one['positions'], segments_BL=one['segments']
-    ),
-    np.float64,
-  )
+  got, logits_BLV = jax.device_get(measure()(one))
+  logits_BLV = logits_BLV.astype(np.float64)
   loss, right, count = 0.0, 0, 0
   for b in range(8):
     for t in range(1, 13):
@@ -97,9 +111,8 @@ def test_the_loss_is_that_of_plain_numpy():
 
 def test_packed_rows_have_the_loss_of_rows_alone():
   one = batch()
-  packed = [float(v) for v in tuning.sums(parts().merge(), one)]
+  packed = jax.device_get(measure()(one)[0])
   alone = np.zeros(3)
-  measure = jax.jit(lambda b: tuning.sums(parts().merge(), b))
   for b in range(8):
     for segment in (1, 2):
       inside = np.flatnonzero(one['segments'][b] == segment)
@@ -107,31 +120,35 @@ def test_packed_rows_have_the_loss_of_rows_alone():
       for name in line:
         line[name][0, : len(inside)] = one[name][b, inside]
       line['segments'][0, : len(inside)] = 1
-      alone += [float(v) for v in measure(line)]
+      alone += jax.device_get(measure()(line)[0])
   np.testing.assert_allclose(packed, alone, rtol=1e-5)
 
 
 def test_parts_of_a_batch_give_the_same_step():
   batches = [batch(seed=n) for n in range(2)]
-  whole, sums = run(TuneStep(OPTIM), parts(), batches)
-  for m in (2, 4):
-    own, some = run(TuneStep(OPTIM, micro_batches=m), parts(), batches)
-    np.testing.assert_allclose(some, sums, rtol=1e-5)
-    close(own['trained'], whole['trained'], rtol=1e-3, atol=2e-5)
+  whole, sums = run(TuneStep(OPTIM), batches)
+  split, split_sums = run(TuneStep(OPTIM, micro_batches=4), batches)
+  np.testing.assert_allclose(split_sums, sums, rtol=1e-5)
+  close(split['trained'], whole['trained'], rtol=1e-3, atol=2e-5)
+
+
+MESHES = [
+  (2, 2, 2),
+  *(pytest.param(m, marks=pytest.mark.slow) for m in [(8, 1, 1), (1, 4, 2)]),
+]
 
 
 @pytest.mark.parametrize('settings', [LORA, LoraConfig()])
-def test_meshes_of_eight_devices_give_the_step_of_one(settings):
-  own = parts(settings)
+@pytest.mark.parametrize('shape', MESHES)
+def test_meshes_of_eight_devices_give_the_step_of_one(shape, settings):
   # AdamW's weights would hide a gradient that is too large, its moments show it.
   batches = [batch(seed=n) for n in range(2)]
-  alone, sums = run(TuneStep(OPTIM), own, batches)
-  for shape in ((8, 1, 1), (2, 2, 2), (1, 4, 2)):
-    mesh = placement.make_mesh(DevicesConfig(*shape))
-    state, some = run(TuneStep(OPTIM), own, batches, mesh)
-    np.testing.assert_allclose(some, sums, rtol=1e-4)
-    mine = jax.device_get(state['opt'])
-    close(mine, jax.device_get(alone['opt']), rtol=2e-2, atol=1e-5)
+  alone, sums = run(TuneStep(OPTIM), batches, settings)
+  mesh = placement.make_mesh(DevicesConfig(*shape))
+  spread, spread_sums = run(TuneStep(OPTIM), batches, settings, mesh=mesh)
+  np.testing.assert_allclose(spread_sums, sums, rtol=1e-4)
+  moments = (jax.device_get(state['opt']) for state in (spread, alone))
+  close(*moments, rtol=2e-2, atol=1e-5)
 
 
 def test_weights_lie_in_parts_on_the_mesh():
@@ -148,7 +165,7 @@ def test_weights_lie_in_parts_on_the_mesh():
 
 def test_only_adapters_change_and_the_loss_falls():
   one = batch()
-  state, sums = run(TuneStep(OPTIM), parts(), [one] * 12, steps=12)
+  state, sums = run(TuneStep(OPTIM), [one] * 12, steps=12)
   means = sums[:, 0] / sums[:, 1]
   assert means[-1] < 0.9 * means[0]
   assert jax.tree.structure(state['trained']) == jax.tree.structure(parts().trained)
@@ -156,17 +173,17 @@ def test_only_adapters_change_and_the_loss_falls():
 
 def test_int8_bases_learn_too():
   one = batch()
-  _, sums = run(TuneStep(OPTIM), parts(LORA, 'int8'), [one] * 12, steps=12)
+  _, sums = run(TuneStep(OPTIM), [one] * 12, quantize='int8', steps=12)
   means = sums[:, 0] / sums[:, 1]
   assert means[-1] < 0.9 * means[0]
 
 
 def test_the_dropout_of_a_step_depends_on_seed_and_step_alone():
-  noisy = parts(dataclasses.replace(LORA, dropout=0.5))
+  noisy = dataclasses.replace(LORA, dropout=0.5)
   batches = [batch()] * 3
-  first, sums = run(TuneStep(OPTIM), noisy, batches, seed=1)
-  again, same = run(TuneStep(OPTIM), noisy, batches, seed=1)
-  _, other = run(TuneStep(OPTIM), noisy, batches, seed=2)
+  first, sums = run(TuneStep(OPTIM), batches, noisy, seed=1)
+  again, same = run(TuneStep(OPTIM), batches, noisy, seed=1)
+  _, other = run(TuneStep(OPTIM), batches, noisy, seed=2)
   np.testing.assert_array_equal(sums, same)
   close(first['trained'], again['trained'], rtol=0)
   assert (sums[1:] != other[1:]).any()

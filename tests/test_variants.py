@@ -10,9 +10,11 @@ import pytest
 from toys import DATA, member
 
 from onlyif_jax import config as config_lib
-from onlyif_jax import experiment, sweep
+from onlyif_jax import experiment
 from onlyif_jax.config import ConfigError, RunConfig, freeze
+from onlyif_jax.stacks import plan_stacks
 from onlyif_jax.tasks import distribution
+from onlyif_jax.training import ensemble
 from onlyif_jax.workdir import RESULT_COLUMNS, Workdir
 
 
@@ -78,12 +80,21 @@ def test_variants_share_a_program_unless_something_static_differs(tmp_path):
   own = {row.variant: first.sibling(row) for row in rows}
   assert own['data.alpha=0.0'].trainer == own['data.alpha=0.3'].trainer
   assert own['data.alpha=0.0'].trainer != own['task.alphabet=13'].trainer
-  stacks = sweep.plan_stacks(Workdir(tmp_path), rows, 3, first)
-  assert [len(s.rows) for s in stacks] == [3, 1, 2]
-  for stack in stacks:
+  planned = plan_stacks(Workdir(tmp_path), rows, 3, first)
+  assert [len(s.rows) for s in planned] == [3, 1, 2]
+  for stack in planned:
     assert len({first.sibling(row).trainer for row in stack.rows}) == 1
-  again = sweep.plan_stacks(Workdir(tmp_path), rows, 3, first)
-  assert again == stacks, 'the ledger names them'
+  again = plan_stacks(Workdir(tmp_path), rows, 3, first)
+  assert again == planned, 'the ledger names them'
+
+
+def test_members_for_timing_are_of_one_variant():
+  c = run_config('', 'task.noops=true', counts=(3,))
+  first, rows = experiment.build(c), experiment.rows(c)
+  with pytest.raises(ValueError, match='same shape'):
+    first.members(rows[:2])
+  assert ensemble.size(first.first_members(2)) == 2
+  assert ensemble.size(first.sibling(rows[1]).first_members(5)) == 5
 
 
 def test_counts_of_a_skewed_sweep_are_exact_for_every_variant():

@@ -1,6 +1,7 @@
-"""A run as one small file: settings, provenance, numbers and figure, no weights.
+"""A run as one small zip file: settings, provenance, numbers and figure, no weights.
 
-Of fine-tuning also what was drawn and the scores of benchmarks, without any sample.
+A fine-tuning run's bundle also has its mixtures' manifest and benchmark scores, but no
+samples.
 """
 
 import contextlib
@@ -23,8 +24,8 @@ FILES = (
   *('timing.csv', 'anatomy.csv', 'cells.csv', 'figure.png', 'anatomy.png'),
   *('mixture/manifest.json', 'mixture/diversity.json'),
 )
-# Left out, in this order, where the rest would be too large.
-SPARE = (
+# Left out, in this order, while the bundle is too large.
+OPTIONAL = (
   'dynamics.csv',
   'wrong.jsonl',
   'mixture/map.png',
@@ -33,21 +34,21 @@ SPARE = (
   'ledger.jsonl',
   'figure.png',
 )
-_PART = r'(?!\.)[\w.+=,-]+'  # of a path: no way up, nothing hidden
-# A summary of a benchmark, or a scoring of code below it.
+_PART = r'(?!\.)[\w.+=,-]+'  # a path component: not hidden, not '..'
+# A benchmark's result, or the files of a code benchmark in a folder.
 _SCORES = re.compile(
   rf'{benchmark_scores.FOLDER}/{_PART}/'
   rf'({_PART}\.json|({_PART}/){{1,4}}(scores\.json|problems\.csv))'
 )
-_DATE = (1980, 1, 1, 0, 0, 0)  # the same content gives the same bytes
+_DATE = (1980, 1, 1, 0, 0, 0)  # constant, so that equal content gives equal bytes
 
 
 def write(workdir: str | os.PathLike, out: str | os.PathLike) -> tuple[Path, list[str]]:
-  """Writes a workdir's bundle to `out` (.zip is added); (its path, files left out).
+  """Writes a workdir's bundle to `out` (.zip is added): (its path, files left out).
 
-  The figure and transition.json are made again in memory of what the numbers say.
-  Raises ConfigError where the workdir has no results, `out` exists or cannot be
-  written, or the bundle is above LIMIT even without what may be left out.
+  The figure and transition.json are redrawn from the numbers. Raises ConfigError if the
+  workdir has no results, `out` exists or cannot be written, or the bundle is above
+  LIMIT even without the optional files.
   """
   source = Path(workdir)
   path = Path(out)
@@ -66,15 +67,15 @@ def write(workdir: str | os.PathLike, out: str | os.PathLike) -> tuple[Path, lis
       results.write(results.load(source), folder)
     left_out: list[str] = []
     while _pack(folder, packed) > LIMIT:
-      spare = [f for f in SPARE if (folder / f).exists()]
-      if not spare:
+      optional = [f for f in OPTIONAL if (folder / f).exists()]
+      if not optional:
         size = packed.stat().st_size
         raise ConfigError(
           f'the bundle of {source} has {size:,} bytes, above {LIMIT:,}; export a run '
           'with fewer members'
         )
-      (folder / spare[0]).unlink()
-      left_out.append(spare[0])
+      (folder / optional[0]).unlink()
+      left_out.append(optional[0])
     try:
       path.parent.mkdir(parents=True, exist_ok=True)
       shutil.copyfile(packed, path)
@@ -85,14 +86,14 @@ def write(workdir: str | os.PathLike, out: str | os.PathLike) -> tuple[Path, lis
 
 @contextlib.contextmanager
 def opened(path: str | os.PathLike) -> Iterator[Path]:
-  """A bundle's files in a directory that goes away afterwards; raises ConfigError."""
+  """A temporary directory with a bundle's files; raises ConfigError."""
   with tempfile.TemporaryDirectory() as name:
     folder = Path(name)
     try:
       with zipfile.ZipFile(path) as file:
         for item in file.infolist():
-          # Names come from anybody: known ones only, and none that leads elsewhere.
-          if not _known(item.filename):
+          # A bundle may come from anybody: allow known names and sizes only.
+          if not _allowed(item.filename):
             raise ConfigError(f'--bundle={path} holds {item.filename!r}, not a run')
           if item.file_size > 100 * LIMIT:
             raise ConfigError(f'--bundle={path}: {item.filename} is too large')
@@ -105,9 +106,9 @@ def opened(path: str | os.PathLike) -> Iterator[Path]:
     yield folder
 
 
-def _known(name: str) -> bool:
+def _allowed(name: str) -> bool:
   """Whether a bundle may hold a file of that name."""
-  return name in (*FILES, *SPARE) or bool(_SCORES.fullmatch(name))
+  return name in (*FILES, *OPTIONAL) or bool(_SCORES.fullmatch(name))
 
 
 def _names(source: Path) -> list[str]:
@@ -115,13 +116,13 @@ def _names(source: Path) -> list[str]:
   below = (source / benchmark_scores.FOLDER).rglob('*')
   scores = sorted(p.relative_to(source).as_posix() for p in below if p.is_file())
   return [
-    *(f for f in (*FILES, *SPARE) if (source / f).is_file()),
+    *(f for f in (*FILES, *OPTIONAL) if (source / f).is_file()),
     *(f for f in scores if _SCORES.fullmatch(f)),
   ]
 
 
 def _pack(folder: Path, packed: Path) -> int:
-  """Zips a folder's files, the same bytes for the same files; the size."""
+  """Zips a folder reproducibly; the size in bytes."""
   packed.unlink(missing_ok=True)
   files = sorted(p for p in folder.rglob('*') if p.is_file())
   with zipfile.ZipFile(packed, 'w', zipfile.ZIP_DEFLATED, compresslevel=9) as file:

@@ -1,4 +1,4 @@
-"""The predicates of the papers' claims (targets.PREDICATES), group by group."""
+"""Checks the predicates of the papers' claims (targets.PREDICATES) group by group."""
 
 import dataclasses
 import itertools
@@ -13,79 +13,80 @@ from onlyif_jax.analysis.spread import Mean
 from onlyif_jax.analysis.targets import Target
 from onlyif_jax.analysis.transition import FAILS, HOLDS, Transition
 
-LEAST_BEST = 0.5  # accuracy that something must reach before anything 'generalises'
-CEILING = 'infinite_rules'  # the reference that shows what training could reach
+LEAST_BEST = 0.5  # the best group must reach this before any can 'generalise'
+CEILING = 'infinite_rules'  # the reference that shows what training can reach
 
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-  """One group against a predicate; None: undecided."""
+  """A predicate checked on one group or pair of groups."""
 
-  good: bool | None
+  good: bool | None  # None: undecided
   text: str
-  margin: float = 0.0  # the smaller, the more it decides
+  margin: float = 0.0  # the check with the smallest margin is shown
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-  """A claim's target with what it selects from a run."""
+  """A claim and the groups of a run that it selects."""
 
   target: Target
   results: Selector
   groups: list[Group]
 
   def name(self, group: Group) -> str:
-    """The group by the fields in which the groups differ."""
+    """The group by the fields in which the claim's groups differ."""
     return group.name(self.results.varied(self.groups))
 
   def all_groups(self) -> list[Group]:
-    """Every group at the target's place in the results, and the reference beside it."""
+    """All groups of the target's split, slice and metric, and the ceiling's."""
     where = self.target.where
     place = {f: where[f] for f in ('split', 'slice', 'metric')}
     return self.results.groups({**place, 'reference': [where['reference'], CEILING]})
 
   def missing(self) -> list[str]:
-    """The settings that the claim names one by one and the run lacks, in words."""
+    """The settings, in words, that the claim lists and the run lacks."""
     where, ((name, argument),) = dict(self.target.where), self.target.predicate.items()
     if name == 'highest':
       where |= argument['among']
     sides = [where, where | argument['than']] if name == 'above' else [where]
-    out = []
+    missing = []
     for side in sides:
-      named = {f: wanted for f, wanted in where.items() if isinstance(wanted, list)}
-      named |= self.target.needs
-      # What the other side has instead is not asked of it.
-      named = {f: w for f, w in named.items() if side.get(f) == where.get(f)}
-      if not named:
+      listed = {f: values for f, values in where.items() if isinstance(values, list)}
+      listed |= self.target.needs
+      # A field that the other side replaces is not required of it.
+      listed = {f: v for f, v in listed.items() if side.get(f) == where.get(f)}
+      if not listed:
         continue
-      had = [self.results.settings_of(g, named) for g in self.results.groups(side)]
-      out += [
-        Group(dict(zip(named, cell, strict=True)), {}).name(tuple(named))
-        for cell in itertools.product(*named.values())
-        if not any(all(map(matches, own, cell)) for own in had)
-      ]
-    return list(dict.fromkeys(out))
+      had = [self.results.settings_of(g, listed) for g in self.results.groups(side)]
+      for setting in itertools.product(*listed.values()):
+        if not any(all(map(matches, values, setting)) for values in had):
+          group = Group(dict(zip(listed, setting, strict=True)), {})
+          missing.append(group.name(tuple(listed)))
+    return list(dict.fromkeys(missing))
 
 
 def _check(
-  mean: Mean, threshold: float, above: bool, where: str, top: float | None = 1.0
+  mean: Mean, threshold: float, above: bool, name: str, top: float | None = 1.0
 ) -> Check:
+  """A mean against a threshold; name: of the group; top: see `Mean.text`."""
   good = mean.beyond(threshold, above=above)
   margin = mean.value - threshold if above else threshold - mean.value
   seeds = f'{mean.seeds} seed{"s" if mean.seeds > 1 else ""}'
-  at = f' at {where}' if where else ''
+  at = f' at {name}' if name else ''
   return Check(good, f'{mean.text(top=top)}{at}, {seeds}', margin - mean.half)
 
 
 def _bound(case: Case, threshold: float, above: bool) -> list[Check]:
-  """Each group against a threshold; one that learned nothing shows no failure."""
+  """Each group against a threshold; a group that learned nothing shows no failure."""
   seen = case.results.run.values('seen')
   checks = []
   for group in case.groups:
     check = _check(spread.mean(group.rows), threshold, above, case.name(group))
-    own = [seen[row.member].value for row in group.rows.values() if row.member in seen]
-    if not above and own and min(own) < TRANSFER_FROM:
-      text = f'{check.text}, but {min(own):.2f} on seen rules: not trained enough'
+    members = [row.member for row in group.rows.values()]
+    least_seen = min((seen[m].value for m in members if m in seen), default=1.0)
+    if not above and least_seen < TRANSFER_FROM:
+      text = f'{check.text}, but {least_seen:.2f} on seen rules: not trained enough'
       check = Check(None, text, check.margin)
     checks.append(check)
   return checks
@@ -117,46 +118,55 @@ def _above(case: Case, argument: Mapping[str, Any]) -> list[Check]:
 
 
 def _exceeds(case: Case, a: Group, b: Group, by: float) -> list[Check]:
+  """Whether a exceeds b by `by`; [] if they cannot be compared."""
   gap = case.results.run.difference(a.rows, b.rows)
   fields = case.results.varied([a, b])
-  where = f'{a.name(fields)} less {b.name(fields)}'
-  return [_check(gap, by, True, where, None)] if gap else []
+  name = f'{a.name(fields)} less {b.name(fields)}'
+  return [_check(gap, by, True, name, None)] if gap else []
 
 
 def _highest(case: Case, argument: Mapping[str, Any]) -> list[Check]:
-  every = case.results.groups({**case.target.where, **argument['among']})
-  own = [g.key for g in case.groups]
-  return [
-    check
-    for group in case.groups
-    for other in every
-    if other.key not in own
-    for check in _exceeds(case, group, other, 0.0)
+  """Each group against all that the claim compares it with."""
+  claimed = [g.key for g in case.groups]
+  rivals = [
+    group
+    for group in case.results.groups({**case.target.where, **argument['among']})
+    if group.key not in claimed
   ]
+  checks = []
+  for group in case.groups:
+    for rival in rivals:
+      checks += _exceeds(case, group, rival, 0.0)
+  return checks
 
 
 def _families(case: Case, field: str) -> list[list[Group]]:
-  """Groups that differ in one field alone, in the order of its values."""
-  found: dict[tuple, list[Group]] = {}
+  """Groups that differ only in one field, sorted by its values."""
+  families: dict[tuple, list[Group]] = {}
   for group in case.groups:
-    found.setdefault(group.without(field), []).append(group)
-  families = [sorted(f, key=lambda g: order(g.key[field])) for f in found.values()]
-  return [f for f in families if len(f) > 1]
+    families.setdefault(group.without(field), []).append(group)
+  return [
+    sorted(family, key=lambda g: order(g.key[field]))
+    for family in families.values()
+    if len(family) > 1
+  ]
 
 
 def _steady(case: Case, argument: Mapping[str, Any]) -> list[Check]:
+  """The best of each family less the worst of it, against `within`."""
   checks = []
+  fields = case.results.varied(case.groups)
   for family in _families(case, argument['over']):
-    by_mean = sorted(family, key=lambda g: spread.mean(g.rows).value)
-    gap = case.results.run.difference(by_mean[-1].rows, by_mean[0].rows)
-    fields = case.results.varied(case.groups)
-    where = f'{by_mean[-1].name(fields)} less {by_mean[0].name(fields)}'
-    checks += [_check(gap, argument['within'], False, where, None)] if gap else []
+    worst, *_, best = sorted(family, key=lambda g: spread.mean(g.rows).value)
+    gap = case.results.run.difference(best.rows, worst.rows)
+    if gap:
+      name = f'{best.name(fields)} less {worst.name(fields)}'
+      checks.append(_check(gap, argument['within'], False, name, None))
   return checks
 
 
 def _ordered(case: Case, argument: Mapping[str, Any]) -> list[Check]:
-  """The ends must differ in the direction; no step may go clearly against it."""
+  """The ends must differ in the direction; no neighbours may clearly contradict it."""
   checks = []
   for family in _families(case, argument['over']):
     if argument['direction'] == 'down':
@@ -168,6 +178,7 @@ def _ordered(case: Case, argument: Mapping[str, Any]) -> list[Check]:
 
 
 def _inner_peak(case: Case, argument: Mapping[str, Any]) -> list[Check]:
+  """The best inner group of each family against both ends."""
   checks = []
   for family in _families(case, argument['over']):
     if len(family) < 3:
@@ -179,32 +190,38 @@ def _inner_peak(case: Case, argument: Mapping[str, Any]) -> list[Check]:
 
 
 def _step_between(case: Case, argument: Sequence[float]) -> list[Check]:
+  """The interval of I_50 of each curve, or its bracket, against two counts."""
   low, high = argument
   checks = []
   for curve in case.results.curves(case.target.where):
     t = case.results.run.fits[curve.name]
-    at = t.i_50
-    if at is None or at.low is None or at.high is None:
-      checks.append(_bracketed(t, low, high))
+    i_50 = t.i_50
+    if i_50 is None or i_50.low is None or i_50.high is None:
+      checks.append(_bracket_between(t, low, high))
       continue
-    inside, outside = low <= at.low <= at.high <= high, at.high < low or at.low > high
-    text = f'{at.value:,.0f} [{at.low:,.0f}, {at.high:,.0f}], {len(t.fits)} seeds'
+    inside = low <= i_50.low <= i_50.high <= high
+    outside = i_50.high < low or i_50.low > high
+    interval = f'[{i_50.low:,.0f}, {i_50.high:,.0f}]'
+    text = f'{i_50.value:,.0f} {interval}, {len(t.fits)} seeds'
     checks.append(Check(True if inside else False if outside else None, text))
   return checks
 
 
-def _bracketed(t: Transition, low: float, high: float) -> Check:
-  """The step by its bracket, where there is no interval of a fit."""
+def _bracket_between(t: Transition, low: float, high: float) -> Check:
+  """The bracket against two counts, if there is no interval of a fit."""
+  ends = ['?' if x is None else f'{x:,g}' for x in t.bracket]
+  text = f'between {ends[0]} and {ends[1]}'
+  if len(t.seeds) < spread.MIN_SEEDS:
+    return Check(None, f'{text}, {len(t.seeds)} seed(s)')
   a, b = t.bracket
-  text = 'between {} and {}'.format(*('?' if x is None else f'{x:,g}' for x in (a, b)))
-  if a is None or b is None or len(t.seeds) < spread.MIN_SEEDS:
-    few = len(t.seeds) < spread.MIN_SEEDS
-    return Check(None, f'{text}, {len(t.seeds)} seed(s)' if few else text)
+  if a is None or b is None:
+    return Check(None, text)
   inside, outside = low <= a <= b <= high, b <= low or a >= high
   return Check(True if inside else False if outside else None, text)
 
 
 def _width(case: Case, limit: float) -> list[Check]:
+  """The rise of each curve in decades, or that of its bracket, against a limit."""
   checks = []
   for curve in case.results.curves(case.target.where):
     t = case.results.run.fits[curve.name]
@@ -214,7 +231,7 @@ def _width(case: Case, limit: float) -> list[Check]:
       checks.append(_check(mean, limit, False, '', None))  # decades have no top
     elif None not in t.bracket:
       low, high = (float(x or 1) for x in t.bracket)
-      width = math.log10(high / low)
+      width = math.log10(high / low)  # an upper bound
       good = True if width <= limit else None
       checks.append(Check(good, f'{width:.2f} decades at most'))
   return checks

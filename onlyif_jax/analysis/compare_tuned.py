@@ -1,9 +1,9 @@
-"""Two fine-tuning runs beside each other: steps, or mixtures row by row.
+"""Compares two fine-tuning runs: steps, or mixtures row by row.
 
-Symbolic runs: how far one's step lies from the other's, as of two sweeps. Mixtures: a
-row of B less the same row of A, on the same problems of each benchmark (bootstrap over
-problems; McNemar's exact test of each seed, Holm over rows and seeds), and in the loss of the same
-held-out responses, by seed.
+Symbolic runs: the shift of the step, as for two sweeps. Mixtures: a row of B less the
+same row of A, on the same problems of each benchmark (bootstrap over problems;
+McNemar's exact test of each seed, Holm over rows and seeds), and in the loss of the
+same held-out responses, by seed.
 """
 
 import dataclasses
@@ -28,15 +28,15 @@ from onlyif_jax.analysis.tuned import Result, Tuned, without_seed
 from onlyif_jax.config import ConfigError
 
 LOSS = 'response_nll'
-_SIDES = ('A/', 'B/')  # before a row's name
+_PREFIXES = ('A/', 'B/')  # of a row's name, by run
 
 
 @dataclasses.dataclass(frozen=True)
 class RowGap:
   """A row of B less that of A on one benchmark.
 
-  tests: McNemar's of each seed that both have; none where answers are not single ones,
-  or problems are not told.
+  tests: McNemar's of each shared seed; none if problems are unknown or have several
+  samples.
   """
 
   row: str
@@ -46,7 +46,7 @@ class RowGap:
   b: float
   gap: Gap
   problems: int
-  seeds: int  # that both have
+  seeds: int  # the smaller number of the two runs
   tests: tuple[SeedTest, ...] = ()
 
 
@@ -59,11 +59,11 @@ class LossGap:
   a: float
   b: float
   gap: spread.Mean | None
-  reason: str = ''  # why there is none
+  reason: str = ''  # why there is no gap
 
 
 def grids(a: Tuned, b: Tuned) -> list[Grid]:
-  """Differing settings first, then what the runs have in common; ConfigError."""
+  """Tables of the settings that differ and of the results; raises ConfigError."""
   out = [compare.settings_grid(a.config, b.config)]
   if a.symbolic != b.symbolic:
     raise ConfigError(
@@ -71,12 +71,12 @@ def grids(a: Tuned, b: Tuned) -> list[Grid]:
     )
   if a.symbolic:
     return [*out, compare.shifts_grid(shifts(a, b)), *_accuracy(a, b)]
-  found, losses = row_gaps(a, b), loss_gaps(a, b)
-  if not found and not losses:
+  gaps, losses = row_gaps(a, b), loss_gaps(a, b)
+  if not gaps and not losses:
     raise ConfigError(
       f'{a.path} and {b.path} have no mixture in common; compare runs of one config'
     )
-  return [*out, *_scores_grid(found), *_apart(a, b), *_losses_grid(losses)]
+  return [*out, *_scores_grid(gaps), *_versions_grid(a, b), *_losses_grid(losses)]
 
 
 def to_json(a: Tuned, b: Tuned) -> str:
@@ -91,81 +91,93 @@ def to_json(a: Tuned, b: Tuned) -> str:
       dataclasses.asdict(g) | {'gap': g.gap._asdict()} for g in row_gaps(a, b)
     ]
     content['losses'] = [
-      dataclasses.asdict(g) | {'gap': _told(g.gap)} for g in loss_gaps(a, b)
+      dataclasses.asdict(g) | {'gap': _gap_json(g.gap)} for g in loss_gaps(a, b)
     ]
   return json.dumps(content, indent=1, allow_nan=False) + '\n'
 
 
 def shifts(a: Tuned, b: Tuned) -> list[Shift]:
-  """One shift per curve that both runs have; raises ConfigError without any."""
+  """One shift per curve that both runs have; raises ConfigError if there is none."""
   names = [name for name in a.steps if name in b.steps]
   if not names:
     raise ConfigError(
       f'{a.path} and {b.path} have no curve in common; compare runs of one task'
     )
-  same = seeds_agree(a, b)
-  return [compare.shift(name, a.fits[name], b.fits[name], same) for name in names]
+  paired = seeds_agree(a, b)
+  return [compare.shift(name, a.fits[name], b.fits[name], paired) for name in names]
 
 
 def seeds_agree(a: Tuned, b: Tuned) -> bool:
-  """Whether a seed's name stands for the same rules in both runs."""
+  """Whether equal seeds have the same rules in both runs."""
   return all(a.config[k] == b.config[k] for k in ('seed', 'task', 'rules'))
 
 
 def row_gaps(a: Tuned, b: Tuned) -> list[RowGap]:
-  """Rows that both runs have, on every benchmark; raises ConfigError.
+  """Gaps of the rows that both runs have, on every benchmark; raises ConfigError.
 
-  Benchmarks of several versions are compared under each that both have.
+  Benchmarks of several versions are compared under each version that both have.
   """
   scores = [
-    s._replace(row=side + s.row)
-    for side, run in zip(_SIDES, (a, b), strict=True)
+    s._replace(row=prefix + s.row)
+    for prefix, run in zip(_PREFIXES, (a, b), strict=True)
     for s in benchmark_scores.read(run.path)
   ]
-  out: dict[tuple, RowGap] = {}
+  gaps: dict[tuple, RowGap] = {}
   names = list(dict.fromkeys(r.row for r in a.results))
   for view in mixture_scores.views(scores):
     for measure in view.measures:
-      for one in _of_measure(view, measure, names):
-        out[one.row, one.measure, one.version] = one
-  return list(out.values())
+      for gap in _measure_gaps(view, measure, names):
+        gaps[gap.row, gap.measure, gap.version] = gap
+  return list(gaps.values())
 
 
-def _of_measure(view: Scores, measure: Measure, names: Sequence[str]) -> list[RowGap]:
+def _measure_gaps(view: Scores, measure: Measure, names: Sequence[str]) -> list[RowGap]:
   """The gaps of every common row on one benchmark, with their tests."""
-  first, second = _SIDES
-  every = view.tests([(first + name, second + name) for name in names], measure)
-  found = []
-  for name in names:
-    sides = first + name, second + name
-    gap = view.gap(*sides, [measure])
+  prefix_a, prefix_b = _PREFIXES
+  pairs = {name: (prefix_a + name, prefix_b + name) for name in names}
+  tests = view.tests(list(pairs.values()), measure)
+  gaps = []
+  for name, pair in pairs.items():
+    gap = view.gap(*pair, [measure])
     if gap is None:
       continue
-    a, b = (view.mean(row, [measure]) or 0.0 for row in sides)
-    version = next(iter(view.of(sides[0], measure).values())).version
-    size = view.size(sides[0], [measure])
-    seeds = min(len(view.of(row, measure)) for row in sides)
-    told = ' '.join(measure).strip(), version
-    tests = every.get(sides, ())
-    found.append(RowGap(name, *told, a, b, gap, size, seeds, tests))
-  return found
+    a, b = (view.mean(row, [measure]) or 0.0 for row in pair)
+    gaps.append(
+      RowGap(
+        row=name,
+        measure=' '.join(measure).strip(),
+        version=next(iter(view.of(pair[0], measure).values())).version,
+        a=a,
+        b=b,
+        gap=gap,
+        problems=view.size(pair[0], [measure]),
+        seeds=min(len(view.of(row, measure)) for row in pair),
+        tests=tests.get(pair, ()),
+      )
+    )
+  return gaps
 
 
 def loss_gaps(a: Tuned, b: Tuned) -> list[LossGap]:
-  """Rows that both runs have, in the loss of each source's held-out responses."""
-  sides = [_losses(run) for run in (a, b)]
-  out = []
-  for place, left in sides[0].items():
-    right = sides[1].get(place)
-    if right is None:
+  """Gaps of the rows that both runs have, in each source's held-out loss."""
+  losses_a, losses_b = _losses(a), _losses(b)
+  gaps = []
+  for key, seeds_a in losses_a.items():
+    seeds_b = losses_b.get(key)
+    if seeds_b is None:
       continue
-    x, y = (sum(r.value for r in s.values()) / len(s) for s in (left, right))
-    counts = [{r.count for r in s.values()} for s in (left, right)]
-    reason = '' if counts[0] == counts[1] else 'not the same responses'
-    gap = None if reason else _by_seed(left, right)
-    reason = reason if gap or reason else 'no seed in common'
-    out.append(LossGap(*place, x, y, gap, reason))
-  return out
+    mean_a, mean_b = (
+      sum(r.value for r in s.values()) / len(s) for s in (seeds_a, seeds_b)
+    )
+    counts_a, counts_b = ({r.count for r in s.values()} for s in (seeds_a, seeds_b))
+    gap, reason = None, ''
+    if counts_a != counts_b:
+      reason = 'not the same responses'
+    else:
+      gap = _by_seed(seeds_a, seeds_b)
+      reason = '' if gap else 'no seed in common'
+    gaps.append(LossGap(*key, mean_a, mean_b, gap, reason))
+  return gaps
 
 
 def _losses(run: Tuned) -> dict[tuple[str, str], dict[str, Result]]:
@@ -173,35 +185,34 @@ def _losses(run: Tuned) -> dict[tuple[str, str], dict[str, Result]]:
   out: dict[tuple[str, str], dict[str, Result]] = {}
   for r in run.results:
     if r.metric == LOSS:
-      place = r.row, r.slice.removeprefix('source=')
-      out.setdefault(place, {})[r.seed] = r
+      key = r.row, r.slice.removeprefix('source=')
+      out.setdefault(key, {})[r.seed] = r
   return out
 
 
 def _by_seed(a: dict[str, Result], b: dict[str, Result]) -> spread.Mean | None:
-  """B less A over shared seeds; what responses vary by is not told, seeds are."""
+  """B less A over shared seeds; losses of single responses are not recorded."""
   gaps = [b[s].value - a[s].value for s in a if s in b]
   return spread.over_seeds(gaps, [], [math.inf]) if gaps else None
 
 
-def _told(gap: spread.Mean | None) -> dict[str, Any] | None:
+def _gap_json(gap: spread.Mean | None) -> dict[str, Any] | None:
   if gap is None:
     return None
   return gap._asdict() | {'half': gap.half if math.isfinite(gap.half) else None}
 
 
 def _accuracy(a: Tuned, b: Tuned) -> list[Grid]:
-  """Exact match on unseen rules, count by count, of inputs with x where told apart."""
-  rows = [tuned_evidence.of(run).rows for run in (a, b)]
-  parts = {r.slice for r in rows[0]}
-  part = 'noop=0' if 'noop=0' in parts else 'all'
-  sides = [_unseen(own, part) for own in rows]
+  """Exact match on unseen rules, row by row; of inputs with x if there are no-ops."""
+  rows_a, rows_b = (tuned_evidence.of(run).rows for run in (a, b))
+  part = 'noop=0' if any(r.slice == 'noop=0' for r in rows_a) else 'all'
+  unseen_a, unseen_b = _unseen(rows_a, part), _unseen(rows_b, part)
   lines = []
-  for place, left in sides[0].items():
-    if right := sides[1].get(place):
-      means = [spread.mean(side).value for side in (left, right)]
-      gap = compare.gap_words(spread.difference(right, left))
-      lines.append((place, *(f'{m:.3f}' for m in means), gap))
+  for name, seeds_a in unseen_a.items():
+    if seeds_b := unseen_b.get(name):
+      means = [spread.mean(seeds).value for seeds in (seeds_a, seeds_b)]
+      gap = compare.gap_text(spread.difference(seeds_b, seeds_a))
+      lines.append((name, *(f'{m:.3f}' for m in means), gap))
   columns = ('row', 'A', 'B', 'B less A [95 %, paired by seed]')
   return [Grid(f'Exact match of unseen, {part}', columns, tuple(lines))]
 
@@ -215,11 +226,11 @@ def _unseen(rows: Sequence[Row], part: str) -> dict[str, dict[str, Row]]:
   return out
 
 
-def _scores_grid(found: Sequence[RowGap]) -> list[Grid]:
-  if not found:
+def _scores_grid(gaps: Sequence[RowGap]) -> list[Grid]:
+  if not gaps:
     return []
   lines = []
-  for g in found:
+  for g in gaps:
     alone = mixture_scores.tests_text(g.tests) or '-'
     noise = f' {paper_tables.NOISE}' if g.gap.within_noise else ''
     cells = (f'{100 * g.a:.1f}', f'{100 * g.b:.1f}', g.gap.text() + noise)
@@ -230,21 +241,26 @@ def _scores_grid(found: Sequence[RowGap]) -> list[Grid]:
     f'solved by B alone : by A alone ({paper_tables.HOLM})',
   )
   title = 'Benchmarks, the same problems for both; intervals by resampling problems'
-  if all(g.seeds == 1 for g in found):
+  if all(g.seeds == 1 for g in gaps):
     title += ', without what another training seed would change'
   return [Grid(title, columns, tuple(lines))]
 
 
-def _apart(a: Tuned, b: Tuned) -> list[Grid]:
-  """Benchmarks of both runs that were scored on other versions of the problems."""
-  sides: list[dict[str, set[str]]] = [{}, {}]
-  for run, known in zip((a, b), sides, strict=True):
-    for s in benchmark_scores.read(run.path):
-      known.setdefault(s.benchmark, set()).add(s.version)
+def _versions(run: Tuned) -> dict[str, set[str]]:
+  """Benchmark -> versions of its problems that the run was scored on."""
+  versions: dict[str, set[str]] = {}
+  for s in benchmark_scores.read(run.path):
+    versions.setdefault(s.benchmark, set()).add(s.version)
+  return versions
+
+
+def _versions_grid(a: Tuned, b: Tuned) -> list[Grid]:
+  """Benchmarks of both runs that have no version of the problems in common."""
+  versions_a, versions_b = _versions(a), _versions(b)
   lines = tuple(
-    (name, ', '.join(sorted(own)), ', '.join(sorted(sides[1][name])))
-    for name, own in sides[0].items()
-    if name in sides[1] and not own & sides[1][name]
+    (name, ', '.join(sorted(versions)), ', '.join(sorted(versions_b[name])))
+    for name, versions in versions_a.items()
+    if name in versions_b and not versions & versions_b[name]
   )
   columns = ('benchmark', 'version of A', 'version of B')
   return [Grid('Not compared: other problems', columns, lines)] if lines else []
@@ -256,7 +272,7 @@ def _losses_grid(losses: Sequence[LossGap]) -> list[Grid]:
   lines = tuple(
     (
       *(g.row, g.source, f'{g.a:.4f}', f'{g.b:.4f}'),
-      g.reason or compare.gap_words(g.gap),
+      g.reason or compare.gap_text(g.gap),
       str(g.gap.seeds) if g.gap else '-',
     )
     for g in losses

@@ -1,4 +1,4 @@
-"""The papers' figures from a run's results, by `config.figure`."""
+"""Draws the papers' figures from a run's results; `config.figure` names the figure."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -29,8 +29,8 @@ from onlyif_jax.analysis.panels import (
   REFERENCES,
   View,
   count_axes,
-  described,
   fitted_line,
+  footer_parts,
   hollow,
   i50_span,
   paper_step,
@@ -38,10 +38,10 @@ from onlyif_jax.analysis.panels import (
   seen_line,
   series,
 )
-from onlyif_jax.analysis.results import Analysis, Curve, settings
+from onlyif_jax.analysis.results import Analysis, Curve, Row, settings
 from onlyif_jax.analysis.transition import Transition
 
-HALVES = {  # slice -> label, look, shift that keeps bars apart
+SLICES = {  # slice -> label, look, factor on I that keeps error bars apart
   'noop=1': ('no-op inputs', Look(ORANGE, 's', '--'), 0.95),
   'noop=0': ('has-op inputs', LOOKS[0], 1.0),
   'all': ('average, tested 50:50', Look(BLACK, '^', ':'), 1.05),
@@ -51,7 +51,7 @@ HALVES = {  # slice -> label, look, shift that keeps bars apart
 def draw(run: Analysis, file, *, anonymous: bool = False) -> None:
   """Writes the run's figure as png to `file` (a path or a binary file)."""
   plt = pyplot()
-  parts = described(run, settings(run, anonymous=anonymous))
+  parts = footer_parts(run, settings(run, anonymous=anonymous))
   with plt.rc_context(STYLE):
     save(plt, FIGURES.get(run.config.figure, imin)(plt, run, parts), file)
 
@@ -59,19 +59,25 @@ def draw(run: Analysis, file, *, anonymous: bool = False) -> None:
 def draw_joint(runs: Sequence[Analysis], labels: Sequence[str], file) -> None:
   """Writes one panel with the main curve of every run as png to `file`."""
   plt = pyplot()
-  below = 0.75 + 0.25 * len(runs)  # inches for the axis label and the legend
+  bottom = 0.75 + 0.25 * len(runs)  # inches for the axis label and the legend
   with plt.rc_context(STYLE):
-    figure, axes = plt.subplots(figsize=(9, 4.8 + below))
+    figure, axes = plt.subplots(figsize=(9, 4.8 + bottom))
     figure.subplots_adjust(left=0.08, right=0.97)
-    margins(figure, top=0.8, bottom=below)
+    margins(figure, top=0.8, bottom=bottom)
     for n, (run, label) in enumerate(zip(runs, labels, strict=True)):
-      curve, t = run.curves[0], run.main
-      bare = look(n)._replace(line='') if t.fits else look(n)
-      series(axes, View(run), _points(curve), bare, middle='_')
-      fitted_line(axes, list(curve.by_count()), t, look(n))
-      name = _joint_label(run, label)
-      own = look(n)
-      axes.plot([], [], marker=own.marker, ls=own.line, c=own.colour, ms=4, label=name)
+      curve, t, style = run.curves[0], run.main, look(n)
+      without_line = style._replace(line='') if t.fits else style
+      series(axes, View(run), _points(curve), without_line, middle='_')
+      fitted_line(axes, list(curve.by_count()), t, style)
+      axes.plot(
+        [],
+        [],
+        marker=style.marker,
+        ls=style.line,
+        c=style.colour,
+        ms=4,
+        label=_joint_label(run, label),
+      )
     _axes(axes, [run.curves[0] for run in runs])
     paper_step(axes, runs[0].config.figure)
     figure.suptitle('Exact match on unseen instructions, by run')
@@ -90,15 +96,15 @@ def _joint_label(run: Analysis, label: str) -> str:
 
 def imin(plt, run: Analysis, parts: Sequence[str]):
   """Fig. 2a of Only-IF: unseen exact match over I, and S below it."""
-  figure, (axes, below) = plt.subplots(
+  figure, (axes, budget_axes) = plt.subplots(
     2, 1, figsize=(9, 7.2), height_ratios=(4.2, 1), sharex=True
   )
   figure.subplots_adjust(left=0.08, right=0.78, hspace=0.08)
   view, curve, t = View(run), run.curves[0], run.main
   seen_line(axes, view, curve)
   label = 'unseen rules: mean, 95 % interval over seeds'
-  bare = Look(BLUE, 'o', '' if t.fits else '-')
-  series(axes, view, _points(curve), bare, label, middle='_')
+  points_look = Look(BLUE, 'o', '' if t.fits else '-')
+  series(axes, view, _points(curve), points_look, label, middle='_')
   label = 'fitted logistic, mean over seeds'
   fitted_line(axes, list(curve.by_count()), t, LOOKS[0], label)
   i50_span(axes, t)
@@ -106,9 +112,9 @@ def imin(plt, run: Analysis, parts: Sequence[str]):
   _axes(axes, [curve], label_x=False)
   paper_step(axes, run.config.figure)
   counts = np.array(list(curve.by_count()) or [1, 10])
-  below.plot(counts, run.config.data.examples / counts, '.-', c=GREY, lw=1)
-  below.set(yscale='log', xlabel='instructions I', ylabel='S = N / I')
-  below.grid(alpha=0.25)
+  budget_axes.plot(counts, run.config.data.examples / counts, '.-', c=GREY, lw=1)
+  budget_axes.set(yscale='log', xlabel='instructions I', ylabel='S = N / I')
+  budget_axes.grid(alpha=0.25)
   figure.suptitle(
     'Exact match on instructions never seen, by their number in training\n'
     f'{run.label}, N = {run.config.data.examples:,} = I x S: {_step(t)}',
@@ -121,16 +127,16 @@ def imin(plt, run: Analysis, parts: Sequence[str]):
 
 
 def _step(t: Transition) -> str:
-  """The fitted step in words, or that there is none."""
+  """I_50 and the bracket in words."""
   text = f'I$_{{50}}$ = {scoreboard.estimate(t.i_50)}' if t.i_50 else 'no fit'
   return f'{text}; fails up to / holds from {scoreboard.brackets(t)}'
 
 
 def noop(plt, run: Analysis, parts: Sequence[str]):
-  """Fig. 2b of Only-IF: no-op and has-op inputs, a panel for each share of no-ops."""
+  """Fig. 2b of Only-IF: no-op and has-op inputs, one panel per share of no-ops."""
   groups: dict[tuple[str, float, float], list[Curve]] = {}
   for curve in run.curves:
-    if curve.slice in HALVES:
+    if curve.slice in SLICES:
       key = (curve.variant, curve.noop_share, curve.learning_rate)
       groups.setdefault(key, []).append(curve)
   columns = min(3, len(groups))
@@ -138,22 +144,22 @@ def noop(plt, run: Analysis, parts: Sequence[str]):
   size = max(7.5, 3.9 * columns), 2.6 + 2.9 * rows
   figure, grid = plt.subplots(rows, columns, figsize=size, sharey=True, squeeze=False)
   figure.subplots_adjust(left=0.55 / size[0], right=0.98, hspace=0.42, wspace=0.08)
-  rates = len({rate for _, _, rate in groups})
+  several_rates = len({rate for _, _, rate in groups}) > 1
   view = View(run)
   for axes, ((_, share, rate), curves) in zip(grid.flat, groups.items(), strict=False):
     for curve in curves:
-      label, own, shift = HALVES[curve.slice]
-      series(axes, view, _points(curve, shift), own, label, middle='_')
+      label, style, shift = SLICES[curve.slice]
+      series(axes, view, _points(curve, shift), style, label, middle='_')
     for name, value in run.references().items():
       label, dashes = REFERENCES[name]
       axes.axhline(value, c=GREY, lw=1, ls=dashes, zorder=1, label=label)
     _axes(axes, curves, label_y=axes in grid[:, 0])
     paper_step(axes, run.config.figure, above=False)
-    title = f'{share:.0%} no-ops' + (f', rate {rate:g}' if rates > 1 else '')
-    has_op = next((run.fits[c.name].i_50 for c in curves if c.slice == 'noop=0'), None)
-    if has_op:
-      axes.axvline(has_op.value, c=BLUE, lw=1, ls=':')
-      title += f': has-op I$_{{50}}$ = {scoreboard.number(has_op.value)}'
+    title = f'{share:.0%} no-ops' + (f', rate {rate:g}' if several_rates else '')
+    i_50 = next((run.fits[c.name].i_50 for c in curves if c.slice == 'noop=0'), None)
+    if i_50:
+      axes.axvline(i_50.value, c=BLUE, lw=1, ls=':')
+      title += f': has-op I$_{{50}}$ = {scoreboard.number(i_50.value)}'
     axes.set_title(title)
   for axes in list(grid.flat)[len(groups) :]:
     axes.axis('off')
@@ -166,7 +172,7 @@ def noop(plt, run: Analysis, parts: Sequence[str]):
   return figure
 
 
-def _points(curve: Curve, shift: float = 1.0):
+def _points(curve: Curve, shift: float = 1.0) -> list[tuple[float, Row]]:
   return [(r.instructions * shift, r) for r in curve.rows]
 
 
@@ -189,25 +195,26 @@ def _legend(figure, axes, columns: int, top: float):
   margins(figure, top=top, bottom=1.0 + 0.22 * -(-len(names) // columns))
 
 
-def _varied(function: Callable[..., Any]) -> Callable[..., Any]:
-  """A figure that compares variants; that of `imin` for a run that has none."""
+def _or_imin(figure: Callable[..., Any]) -> Callable[..., Any]:
+  """A figure that compares variants; `imin` for a run without variants."""
 
-  def one(plt, run: Analysis, parts: Sequence[str]):
-    return (function if run.config.sweep.variants else imin)(plt, run, parts)
+  def draw_figure(plt, run: Analysis, parts: Sequence[str]):
+    return (figure if run.config.sweep.variants else imin)(plt, run, parts)
 
-  return one
+  return draw_figure
 
 
-FIGURES: dict[str, Callable[..., Any]] = {  # config.figure -> (plt, run, footer) -> it
+# config.figure -> (pyplot, run, parts of the footer) -> matplotlib figure
+FIGURES: dict[str, Callable[..., Any]] = {
   'imin': imin,
   'noop': noop,
-  'longtail': _varied(longtail),
+  'longtail': _or_imin(longtail),
   'occurrences': occurrences,
   'semantics': semantics,
-  'lengths': _varied(lengths),
-  'tradeoff': _varied(tradeoff),
-  'alphabet': _varied(alphabet),
-  'sensitivity': _varied(sensitivity),
+  'lengths': _or_imin(lengths),
+  'tradeoff': _or_imin(tradeoff),
+  'alphabet': _or_imin(alphabet),
+  'sensitivity': _or_imin(sensitivity),
   'cipher': cipher,
   'algebra': algebra,
   'markov': markov,

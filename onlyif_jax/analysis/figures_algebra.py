@@ -1,8 +1,9 @@
-"""Fig. 5 of Only-IF: algebra, the generalist and the specialist."""
+"""Fig. 5 of Only-IF: algebraic rewriting by generalists and specialists."""
 
+import math
 from collections.abc import Sequence
 
-from onlyif_jax.analysis.figures_style import Page, look
+from onlyif_jax.analysis.figures_style import GREY, Page, look
 from onlyif_jax.analysis.panels import (
   View,
   count_axes,
@@ -14,14 +15,14 @@ from onlyif_jax.analysis.panels import (
 from onlyif_jax.analysis.results import Analysis, Curve, Row
 from onlyif_jax.analysis.sweetspot import best_shares
 
-DIVERSE = 'diversification rules'
+DIVERSIFICATION = 'diversification rules'
 
 
 def algebra(plt, run: Analysis, parts: Sequence[str]):
   """(a) unseen rules; (b), (c) unseen depth over diversification rules and share."""
   view = View(run)
-  generalists = [c for c in view.curves() if not _specialist(view, c.rows[0])]
-  deeper = [r for r in view.final('deeper', 'all') if _specialist(view, r)]
+  generalists = [c for c in view.curves() if not _in_domain(view, c.rows[0])]
+  deeper = [r for r in view.final('deeper', 'all') if _in_domain(view, r)]
   page = Page(plt, f'Algebraic rewriting: exact match ({run.label})')
   panels = page.row([3.6] * (bool(generalists) + 2 * bool(deeper) or 1), 3.2)
   if generalists or not deeper:
@@ -29,15 +30,16 @@ def algebra(plt, run: Analysis, parts: Sequence[str]):
   if deeper:
     _by_rules(panels[-2], view, deeper)
     _by_share(panels[-1], view, deeper)
+  panels[0].set_ylabel('exact match')
   return page.finish(parts, panels, columns=2)
 
 
 def _generalist(axes, view: View, curves: Sequence[Curve]):
+  sources = {view.setting(c.rows[0], 'task.source') for c in curves}
   for n, curve in enumerate(curves):
     row = curve.rows[0]
     label = f'unseen rules, depth {view.setting(row, "task.depth")}'
-    others = {view.setting(c.rows[0], 'task.source') for c in curves}
-    if len(others) > 1:
+    if len(sources) > 1:
       label += f', {view.setting(row, "task.source")}'
     fitted_series(axes, view, curve, look(n), label)
   hollow(axes)
@@ -47,36 +49,63 @@ def _generalist(axes, view: View, curves: Sequence[Curve]):
 
 
 def _by_rules(axes, view: View, rows: Sequence[Row]):
-  """One line per number of in-domain rules, at the share that has most of them."""
-  for n, specialist in enumerate(sorted({_specialist(view, r) for r in rows})):
-    own = [r for r in rows if _specialist(view, r) == specialist]
-    shares = sorted({_share(view, r) for r in own if _diverse(view, r)})
-    counts = {
-      s: len({_diverse(view, r) for r in own if _share(view, r) == s}) for s in shares
-    }
-    widest = [s for s in shares if counts[s] == max(counts.values())]
-    share = widest[len(widest) // 2] if widest else 0.0
-    # Without diversification rules, in-domain ones have every share.
-    kept = [r for r in own if not _diverse(view, r) or _share(view, r) == share]
-    label = f'unseen depth, {specialist} in-domain rules, share {share:g}'
+  """One line per number of in-domain rules, at the share with the most points."""
+  for n, in_domain in enumerate(sorted({_in_domain(view, r) for r in rows})):
+    members = [r for r in rows if _in_domain(view, r) == in_domain]
+    share, kept = _widest(view, [r for r in members if _diverse(view, r)])
+    # Without diversification rules the share does not matter.
+    kept += [r for r in members if not _diverse(view, r)]
+    label = f'unseen depth, {in_domain} in-domain rules, {share}'
     series(axes, view, [(_diverse(view, r), r) for r in kept], look(n + 2), label)
+  _untuned_lines(axes, view)
   match_axes(axes, label=False)
-  most = max(_diverse(view, r) for r in rows)
-  axes.set(xlabel=DIVERSE, xlim=(-0.06 * (most or 1), 1.06 * (most or 1)))
+  largest = max(_diverse(view, r) for r in rows) or 1
+  axes.set(xlabel=DIVERSIFICATION, xlim=(-0.06 * largest, 1.06 * largest))
   axes.set_title('(b) in-domain rules, deeper slots')
 
 
+def _widest(view: View, rows: Sequence[Row]) -> tuple[str, list[Row]]:
+  """(a share in words, its rows): the one with the most numbers of rules.
+
+  Of equally many, that which gives every rule as many examples, else the middle one.
+  """
+  shares: dict[float, list[Row]] = {}
+  for row in rows:
+    shares.setdefault(_share(view, row), []).append(row)
+  numbers = {s: len({_diverse(view, r) for r in own}) for s, own in shares.items()}
+  most = max(numbers.values(), default=0)
+  alike = [
+    r
+    for r in rows
+    if math.isclose(_share(view, r), _diverse(view, r) / r.instructions, rel_tol=1e-3)
+  ]
+  if alike and len({_diverse(view, r) for r in alike}) >= most:
+    return 'every rule alike', alike
+  widest = sorted(s for s, number in numbers.items() if number == most)
+  share = widest[len(widest) // 2] if widest else 0.0
+  return f'share {share:g}', list(shares.get(share, ()))
+
+
+def _untuned_lines(axes, view: View):
+  """The model before fine-tuning, of a run that fine-tunes one."""
+  labels = {'zero_shot': 'before tuning', 'few_shot': 'before tuning, few-shot'}
+  for row in view.run.values('deeper').values():
+    if row.reference in labels:
+      line = ':' if row.reference == 'zero_shot' else (0, (6, 2, 1, 2))
+      axes.axhline(row.value, c=GREY, lw=1, ls=line, label=labels[row.reference])
+
+
 def _by_share(axes, view: View, rows: Sequence[Row]):
-  """One line per number of diversification rules; its top where there is one."""
-  rows = [r for r in rows if _diverse(view, r) and _share(view, r) > 0]
-  shares = sorted({_share(view, r) for r in rows})
+  """One line per numbers of rules, with the best share if there is one."""
+  groups: dict[tuple[int, int], list[Row]] = {}
   spots = best_shares(view.run)
-  for n, key in enumerate(
-    sorted({(_specialist(view, r), _diverse(view, r)) for r in rows})
-  ):
-    own = [r for r in rows if (_specialist(view, r), _diverse(view, r)) == key]
+  for row in rows:
+    key = _in_domain(view, row), _diverse(view, row)
+    if key in spots and _share(view, row) > 0:
+      groups.setdefault(key, []).append(row)
+  for n, key in enumerate(sorted(groups)):
     style, spot = look(n + 4), spots[key]
-    label = f'{key[0]} in-domain + {key[1]} {DIVERSE}: '
+    label = f'{key[0]} in-domain + {key[1]} {DIVERSIFICATION}: '
     if spot.share is None:
       label += 'no best share in between'
     else:
@@ -85,23 +114,28 @@ def _by_share(axes, view: View, rows: Sequence[Row]):
     if spot.low is not None and spot.high is not None:
       label += f' [{spot.low:.2g}, {spot.high:.2g}]'
       axes.axvspan(spot.low, spot.high, color=style.colour, alpha=0.1, lw=0)
-    series(axes, view, [(_share(view, r) * 1.02**n, r) for r in own], style, label)
-  if shares:
+    points = [(_share(view, r) * 1.02**n, r) for r in groups[key]]
+    series(axes, view, points, style, label)
+  if shares := sorted({_share(view, r) for own in groups.values() for r in own}):
     axes.set(xscale='log', xlim=(min(shares) / 1.3, max(shares) * 1.3))
-    axes.set_xticks(shares, [f'{s:g}' for s in shares])
+    ticks = shares[:1]
+    for share in shares:
+      ticks += [share] if share > 1.5 * ticks[-1] else []
+    axes.set_xticks(ticks, [f'{s:g}' for s in ticks])
     axes.set_xticks([], minor=True)
   match_axes(axes, label=False)
   axes.set(xlabel='share of the examples for diversification')
   axes.set_title('(c) mixture, deeper slots')
 
 
-def _specialist(view: View, row: Row) -> int:
+def _in_domain(view: View, row: Row) -> int:
+  """A specialist's number of in-domain rules; 0 for a generalist."""
   return int(view.number(row, 'task.specialist'))
 
 
 def _diverse(view: View, row: Row) -> int:
   """The number of diversification rules."""
-  return row.instructions - _specialist(view, row)
+  return row.instructions - _in_domain(view, row)
 
 
 def _share(view: View, row: Row) -> float:

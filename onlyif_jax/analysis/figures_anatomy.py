@@ -1,4 +1,4 @@
-"""Kinds of outputs over I, as stacked bars (anatomy.csv of a run)."""
+"""Kinds of outputs over I as stacked bars, from a run's anatomy.csv."""
 
 import textwrap
 from collections.abc import Mapping
@@ -19,13 +19,13 @@ from onlyif_jax.analysis.figures_style import (
   pyplot,
   save,
 )
-from onlyif_jax.analysis.panels import described, variant_name
+from onlyif_jax.analysis.panels import footer_parts, variant_name
 from onlyif_jax.analysis.results import Analysis, settings
 from onlyif_jax.config import ConfigError
 from onlyif_jax.workdir import Workdir
 
 FILE = 'anatomy.csv'
-CLASSES = {  # class -> label, colour, hatch; from the bottom of a bar upwards
+CLASSES = {  # class -> label, colour, hatch; bottom of a bar first
   'right': ('right', GREEN, ''),
   'copied': ('input copied', SKY, ''),
   'false_no_op': ('input copied though x occurs', SKY, '//'),
@@ -40,47 +40,47 @@ CLASSES = {  # class -> label, colour, hatch; from the bottom of a bar upwards
   'wrong_letters': ('wrong letters', RED, '//'),
   'malformed': ('malformed', GREY, 'xx'),
 }
-ACROSS = 3  # panels beside each other
+ACROSS = 3  # panels in a row
 Shares = dict[str, dict[int, dict[str, float]]]  # panel -> I -> class -> share
 
 
 def draw_anatomy(
   run: Analysis, file, *, split: str = 'unseen', anonymous: bool = False
 ) -> None:
-  """Writes stacked bars over I of a split's kinds of outputs as png to `file`.
+  """Writes a split's kinds of outputs over I as stacked bars, as png to `file`.
 
   One panel per variant, no-op share and rate; bars are means over seeds. Raises
-  ConfigError for a run whose anatomy.csv has nothing on the split.
+  ConfigError if the run's anatomy.csv has no rows of the split.
   """
-  found = shares(run, split)
-  if not found:
+  panel_shares = shares(run, split)
+  if not panel_shares:
     raise ConfigError(
       f'{run.workdir / FILE} has no outputs of split {split}; run with '
       'eval.outputs above 0'
     )
   plt = pyplot()
   with plt.rc_context(STYLE):
-    most = max(len(bars) for bars in found.values())
+    most = max(len(bars) for bars in panel_shares.values())
     width = min(7.0, max(2.6, 0.55 * most + 0.6))
     page = Page(plt, f'What the outputs are, split {split} ({run.label})')
-    across = min(ACROSS, len(found))
-    titles = [textwrap.fill(name, int(width * 11)) for name in found]
+    across = min(ACROSS, len(panel_shares))
+    titles = [textwrap.fill(name, int(width * 11)) for name in panel_shares]
     above = 0.2 + 0.17 * max(1 + title.count('\n') for title in titles)
-    panels = page.grid(len(found), across, width, 3.0, gap=0.35, above=above)
-    for n, (axes, bars) in enumerate(zip(panels, found.values(), strict=True)):
+    panels = page.grid(len(panel_shares), across, width, 3.0, gap=0.35, above=above)
+    for n, (axes, bars) in enumerate(zip(panels, panel_shares.values(), strict=True)):
       _bars(axes, bars)
       axes.set_title(titles[n])
       if n % across:
         axes.set_yticklabels([])
       else:
         axes.set_ylabel('share of outputs')
-    parts = described(run, settings(run, anonymous=anonymous))
+    parts = footer_parts(run, settings(run, anonymous=anonymous))
     save(plt, page.finish([_outputs(run, split), *parts], panels), file)
 
 
 def shares(run: Analysis, split: str = 'unseen') -> Shares:
-  """Panel -> I -> class -> share of the outputs, the mean over seeds."""
-  totals: dict[str, dict[int, dict[str, list[float]]]] = {}
+  """Panel -> I -> class -> share of the outputs, mean over seeds."""
+  per_seed: dict[str, dict[int, dict[str, list[float]]]] = {}
   rows = [r for r in _rows(run) if r['split'] == split and not r['reference']]
   varied = [
     field
@@ -91,7 +91,7 @@ def shares(run: Analysis, split: str = 'unseen') -> Shares:
     name = variant_name(run, row['variant']) if 'variant' in row else ''
     words = [f'{field.replace("_", " ")} {float(row[field]):g}' for field in varied]
     panel = ', '.join(filter(None, [name, *words])) or 'all members'
-    bars = totals.setdefault(panel, {}).setdefault(int(row['instructions']), {})
+    bars = per_seed.setdefault(panel, {}).setdefault(int(row['instructions']), {})
     if int(row['examples']):
       share = int(row['count']) / int(row['examples'])
       bars.setdefault(row['class'], []).append(share)
@@ -100,7 +100,7 @@ def shares(run: Analysis, split: str = 'unseen') -> Shares:
       count: {kind: float(np.mean(v)) for kind, v in bars[count].items()}
       for count in sorted(bars)
     }
-    for panel, bars in totals.items()
+    for panel, bars in per_seed.items()
   }
 
 
@@ -109,14 +109,16 @@ def _rows(run: Analysis) -> list[dict]:
 
 
 def _outputs(run: Analysis, split: str) -> str:
+  """How many outputs were decoded, in words."""
   most = max(int(r['examples']) for r in _rows(run) if r['split'] == split)
   return f'up to {most:,} outputs of each member decoded'
 
 
 def _bars(axes, bars: Mapping[int, Mapping[str, float]]):
+  """Draws one panel; bars: I -> class -> share."""
   bottom = np.zeros(len(bars))
-  names = [*CLASSES, *sorted({k for kinds in bars.values() for k in kinds})]
-  for name in dict.fromkeys(names):
+  other_names = sorted({name for kinds in bars.values() for name in kinds})
+  for name in dict.fromkeys([*CLASSES, *other_names]):
     height = np.array([kinds.get(name, 0.0) for kinds in bars.values()])
     if not height.any():
       continue

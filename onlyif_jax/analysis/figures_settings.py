@@ -1,4 +1,4 @@
-"""Figures that compare where the step lies: lengths, alphabets, settings not given."""
+"""Figures that compare steps: by lengths, alphabets and settings that papers omit."""
 
 from collections.abc import Sequence
 
@@ -10,10 +10,10 @@ from onlyif_jax.analysis.panels import (
   View,
   count_axes,
   count_ticks,
+  draw_step,
   fitted_series,
   hollow,
-  locate,
-  short,
+  setting_words,
   step_text,
   variant_name,
 )
@@ -23,7 +23,7 @@ SHAPE = ('task.x_min', 'task.x_max', 'task.y_min', 'task.y_max', 'task.input_len
 
 
 def lengths(plt, run: Analysis, parts: Sequence[str]):
-  """Robustness to lengths: a curve per variant, and where each has its step."""
+  """Robustness to lengths: a curve per variant, and the step of each."""
   view = View(run)
   curves = view.curves()
   names = [variant_name(run, c.variant) for c in curves]
@@ -39,21 +39,21 @@ def lengths(plt, run: Analysis, parts: Sequence[str]):
 def alphabet(plt, run: Analysis, parts: Sequence[str]):
   """Curves over I by letters in use, and I_50 over the size of the alphabet."""
   view = View(run)
-  groups: dict[str, list[Curve]] = {}
+  groups: dict[str, list[Curve]] = {}  # lengths in words -> curves
   for curve in view.curves():
     shape = {f: view.setting(curve.rows[0], f) for f in SHAPE}
-    groups.setdefault(short(shape), []).append(curve)
-  sizes = sorted({_letters(view, c) for own in groups.values() for c in own})
+    groups.setdefault(setting_words(shape), []).append(curve)
+  sizes = sorted({_letters(view, c) for c in view.curves()})
   page = Page(
     plt,
     f'Exact match on instructions never seen, by size of the alphabet ({run.label})',
   )
   panels = page.grid(len(groups) + 1, 3, 3.4, 2.9, gap=0.65)
-  for axes, (name, own) in zip(panels, groups.items(), strict=False):
-    for curve in sorted(own, key=lambda c: _letters(view, c)):
+  for axes, (name, curves) in zip(panels, groups.items(), strict=False):
+    for curve in sorted(curves, key=lambda c: _letters(view, c)):
       size = _letters(view, curve)
       fitted_series(axes, view, curve, look(sizes.index(size)), f'{size} letters')
-    count_axes(axes, [r.instructions for c in own for r in c.rows])
+    count_axes(axes, [r.instructions for c in curves for r in c.rows])
     axes.set_title(name)
   hollow(panels[0])
   _over_letters(panels[len(groups)], view, groups)
@@ -61,7 +61,7 @@ def alphabet(plt, run: Analysis, parts: Sequence[str]):
 
 
 def sensitivity(plt, run: Analysis, parts: Sequence[str]):
-  """Settings that the papers do not give: I_50 of each, and exact match at each I."""
+  """Settings that the papers omit: I_50 of each, and exact match at each I."""
   view = View(run)
   curves = view.curves()
   base = [c for c in curves if _is_base(run, c.variant)]
@@ -90,12 +90,11 @@ def _curves(axes, view: View, curves: Sequence[Curve], names: Sequence[str]):
 
 
 def _forest(axes, view: View, curves: Sequence[Curve], *, marked: int = 0):
-  """A row per curve, the first one on top: its I_50 or bracket, and both in words."""
+  """Draws each curve's I_50 or bracket in a row, the first on top; marked: in bold."""
   counts = [r.instructions for c in curves for r in c.rows]
   for n, curve in enumerate(curves):
     t = view.run.fits[curve.name]
-    own = Look(BLACK, 'D') if n < marked else look(n)
-    locate(axes, n, curve, t, own)
+    draw_step(axes, n, curve, t, Look(BLACK, 'D') if n < marked else look(n))
     axes.annotate(
       step_text(t),
       xy=(0.01, n),
@@ -119,26 +118,31 @@ def _forest(axes, view: View, curves: Sequence[Curve], *, marked: int = 0):
 
 
 def _dots(axes, view: View, curves: Sequence[Curve], marked: int):
-  """Exact match at each I: a mean per row and count, seeds as small points."""
+  """Draws exact match at each I: a mean per row and count, seeds as small points."""
   counts = sorted({r.instructions for c in curves for r in c.rows})
   for k, count in enumerate(counts):
-    own = look(k)
-    shift = 0.5 * (k / max(1, len(counts) - 1) - 0.5) if len(counts) > 1 else 0.0
-    shown: list[tuple[float, float]] = []
+    style = look(k)
+    shift = 0.5 * (k / (len(counts) - 1) - 0.5) if len(counts) > 1 else 0.0
+    means: list[tuple[float, float]] = []
     for n, curve in enumerate(curves):
       rows = curve.by_count().get(count, [])
       for row in rows:
-        fill = own.colour if view.fitted(row) else 'white'
         axes.plot(
-          row.value, n + shift, own.marker, c=own.colour, mfc=fill, ms=3.5, alpha=0.6
+          row.value,
+          n + shift,
+          style.marker,
+          c=style.colour,
+          mfc=style.colour if view.fitted(row) else 'white',
+          ms=3.5,
+          alpha=0.6,
         )
       if rows:
-        shown.append((mean(rows), n + shift))
+        means.append((mean(rows), n + shift))
     axes.plot(
-      [x for x, _ in shown],
-      [y for _, y in shown],
-      own.marker,
-      c=own.colour,
+      [x for x, _ in means],
+      [y for _, y in means],
+      style.marker,
+      c=style.colour,
       ms=7,
       ls='',
       label=f'I = {count:,}',
@@ -153,22 +157,24 @@ def _dots(axes, view: View, curves: Sequence[Curve], marked: int):
 
 
 def _over_letters(axes, view: View, groups: dict[str, list[Curve]]):
+  """Draws I_50 over the letters in use, a line per lengths."""
   for n, (name, curves) in enumerate(groups.items()):
     shift = 1.1 ** (n - (len(groups) - 1) / 2)
-    own = look(5 - n % 6)
-    placed = []
+    style = look(5 - n % 6)
+    steps = []
     for curve in sorted(curves, key=lambda c: _letters(view, c)):
-      t, at = view.run.fits[curve.name], _letters(view, curve) * shift
-      locate(axes, at, curve, t, own, up=True)
-      placed += [(at, t.i_50.value)] if t.i_50 else []
-    axes.plot(*np.reshape(placed, (-1, 2)).T, ls=own.line, c=own.colour, lw=1.2)
-    axes.plot(
-      [], [], marker=own.marker, ls=own.line, c=own.colour, label=f'I$_{{50}}$: {name}'
-    )
+      t, x = view.run.fits[curve.name], _letters(view, curve) * shift
+      draw_step(axes, x, curve, t, style, up=True)
+      if t.i_50:
+        steps.append((x, t.i_50.value))
+    axes.plot(*np.reshape(steps, (-1, 2)).T, ls=style.line, c=style.colour, lw=1.2)
+    label = f'I$_{{50}}$: {name}'
+    axes.plot([], [], marker=style.marker, ls=style.line, c=style.colour, label=label)
   label = 'pale: no fit, between which counts'
   axes.plot([], [], 'o-', c=GREY, mfc='white', lw=5, alpha=0.4, label=label)
-  counts = [r.instructions for own in groups.values() for c in own for r in c.rows]
-  letters = sorted({_letters(view, c) for own in groups.values() for c in own})
+  curves = [curve for group in groups.values() for curve in group]
+  counts = [r.instructions for c in curves for r in c.rows]
+  letters = sorted({_letters(view, c) for c in curves})
   axes.set(xscale='log', yscale='log', xlabel='letters in use', ylabel='I$_{50}$')
   axes.set(xlim=(letters[0] / 1.3, letters[-1] * 1.3))
   axes.set(ylim=(min(counts) / 1.3, max(counts) * 1.3))

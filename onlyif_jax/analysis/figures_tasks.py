@@ -1,4 +1,4 @@
-"""Figures of single tasks: several matches, constrained patterns, cipher, programs."""
+"""Figures of single tasks: occurrences, semantics, cipher, Markov algorithms."""
 
 from collections.abc import Sequence
 
@@ -20,15 +20,15 @@ from onlyif_jax.analysis.panels import (
 from onlyif_jax.analysis.results import Analysis, Row, mean
 
 DOMAINS = ('unconstrained', 'repeat', 'periodic', 'mirror')  # slice domain=n
-MOST_STEPS = 6  # slice steps=6 holds longer runs too
-PANELS = 4  # counts that get a panel of their own
+MOST_STEPS = 6  # the slice steps=6 includes longer runs
+PANELS = 4  # at most so many counts have their own panel
 
 
 def occurrences(plt, run: Analysis, parts: Sequence[str]):
-  """2402.10891, Table 1 as printed, and exact match by matches in the input."""
+  """Table 1 of 2402.10891, and exact match by the occurrences of x in the input."""
   view = View(run)
   rows = view.final()
-  # The table's own order, that of the variants, has mixes last.
+  # The variants have the table's order: mixes last.
   mixes = list(dict.fromkeys(_mix(view, r) for r in rows))
   counts = sorted({r.instructions for r in rows}, reverse=True)
   left = 0.9 + 0.085 * max(map(len, mixes), default=1)
@@ -58,21 +58,28 @@ def _mix(view: View, row: Row) -> str:
   return view.setting(row, 'task.train_matches')
 
 
-def _table(axes, view: View, rows: Sequence[Row], mixes, counts):
+def _table(
+  axes,
+  view: View,
+  rows: Sequence[Row],
+  mixes: Sequence[str],
+  counts: Sequence[int],
+):
+  """Draws the table's cells, the printed value in the corner of each."""
   values = np.full((len(mixes), len(counts)), np.nan)
   for y, mix in enumerate(mixes):
     for x, count in enumerate(counts):
-      own = [r for r in rows if (_mix(view, r), r.instructions) == (mix, count)]
-      values[y, x] = mean(own)
-      ink = 'black' if not own or values[y, x] > 0.55 else 'white'
+      members = [r for r in rows if (_mix(view, r), r.instructions) == (mix, count)]
+      values[y, x] = mean(members)
+      ink = 'black' if values[y, x] > 0.55 else 'white'
       axes.text(
         x - 0.12,
         y,
-        f'{values[y, x]:.2f}' if own else 'not run',
+        f'{values[y, x]:.2f}' if members else 'not run',
         ha='center',
         va='center',
-        color=ink if own else GREY,
-        fontsize=11 if own else 9,
+        color=ink if members else GREY,
+        fontsize=11 if members else 9,
       )
       paper = targets.load().get(f'occurrences/{mix}/{count}')
       if paper:
@@ -83,7 +90,7 @@ def _table(axes, view: View, rows: Sequence[Row], mixes, counts):
           ha='right',
           va='bottom',
           fontsize=8,
-          color=ink if own else GREY,
+          color=ink if members else GREY,
           alpha=0.8,
         )
   axes.imshow(values, vmin=0, vmax=1, cmap='cividis', aspect='auto')
@@ -96,7 +103,10 @@ def _table(axes, view: View, rows: Sequence[Row], mixes, counts):
   axes.spines[:].set_visible(False)
 
 
-def _by_matches(axes, view: View, mixes, count: int, slices: Sequence[str]):
+def _by_matches(
+  axes, view: View, mixes: Sequence[str], count: int, slices: Sequence[str]
+):
+  """Draws exact match over the occurrences in the test input, at one I."""
   tested = [int(s.partition('=')[2]) for s in slices]
   for n, mix in enumerate(mixes):
     shift = 0.06 * (n - (len(mixes) - 1) / 2)
@@ -120,34 +130,34 @@ def semantics(plt, run: Analysis, parts: Sequence[str]):
   view = View(run)
   rows = view.final()
   classes = sorted({_classes(view, r) for r in rows}, key=lambda c: (c.count('+'), c))
-  reach = sorted({_k_max(view, r) for r in rows})
+  k_maxima = sorted({_k_max(view, r) for r in rows})
   page = Page(
     plt,
     'Exact match on unseen patterns of k < 3, trained on larger k, by classes of '
     f'patterns in training ({run.label})',
   )
   across = min(3, len(classes))
-  tops = page.grid(len(classes), across, 3.2, 2.6, gap=0.45, above=0.5)
-  lows = page.grid(len(classes), across, 3.2, 2.6, gap=0.45, above=0.6)
-  for axes, name in zip(tops, classes, strict=True):
-    own = [r for r in rows if _classes(view, r) == name]
+  upper = page.grid(len(classes), across, 3.2, 2.6, gap=0.45, above=0.5)
+  lower = page.grid(len(classes), across, 3.2, 2.6, gap=0.45, above=0.6)
+  for axes, name in zip(upper, classes, strict=True):
+    members = [r for r in rows if _classes(view, r) == name]
     for n, count in enumerate(sorted({r.instructions for r in rows})):
       shift = 0.05 * (n - 1.5)
       points = [
-        (reach.index(_k_max(view, r)) + shift, r)
-        for r in own
+        (k_maxima.index(_k_max(view, r)) + shift, r)
+        for r in members
         if r.instructions == count
       ]
       series(axes, view, points, look(n), f'I = {count:,}')
     axes.set_title(name.replace('+', ' + '))
-  hollow(tops[0])
-  for axes, name in zip(lows, classes, strict=True):
-    _domains(axes, view, name, reach)
-  for n, axes in enumerate(tops + lows):
-    axes.set_xticks(range(len(reach)), [str(k) for k in reach])
-    axes.set(xlabel='largest k in training', xlim=(-0.4, len(reach) - 0.4))
-    match_axes(axes, label=n % len(tops) % across == 0)
-  return page.finish(parts, [tops[0], lows[0]], columns=4)
+  hollow(upper[0])
+  for axes, name in zip(lower, classes, strict=True):
+    _domains(axes, view, name, k_maxima)
+  for n, axes in enumerate(upper + lower):
+    axes.set_xticks(range(len(k_maxima)), [str(k) for k in k_maxima])
+    axes.set(xlabel='largest k in training', xlim=(-0.4, len(k_maxima) - 0.4))
+    match_axes(axes, label=n % len(upper) % across == 0)
+  return page.finish(parts, [upper[0], lower[0]], columns=4)
 
 
 def _classes(view: View, row: Row) -> str:
@@ -158,15 +168,17 @@ def _k_max(view: View, row: Row) -> int:
   return int(view.number(row, 'task.k_max'))
 
 
-def _domains(axes, view: View, classes: str, reach: Sequence[int]):
-  """The slices at the largest I: kinds of test patterns, and k as in training."""
-  names = [
-    (f'domain={n}', f'k {"= 1" if n == 0 else "= 2"}, {DOMAINS[n]}') for n in range(4)
-  ]
+def _domains(axes, view: View, classes: str, k_maxima: Sequence[int]):
+  """Draws the slices at the largest I: by test pattern, and with k as in training."""
+  slices = {
+    f'domain={n}': f'k {"= 1" if n == 0 else "= 2"}, {domain}'
+    for n, domain in enumerate(DOMAINS)
+  }
+  slices['cell=in_range'] = 'k as in training'
   most = max(r.instructions for r in view.final())
-  for n, (part, label) in enumerate([*names, ('cell=in_range', 'k as in training')]):
+  for n, (part, label) in enumerate(slices.items()):
     points = [
-      (reach.index(_k_max(view, r)) + 0.05 * (n - 2), r)
+      (k_maxima.index(_k_max(view, r)) + 0.05 * (n - 2), r)
       for r in view.final(part=part)
       if _classes(view, r) == classes and r.instructions == most
     ]
@@ -179,25 +191,26 @@ def cipher(plt, run: Analysis, parts: Sequence[str]):
   """Has-op and no-op inputs and unseen pairs over I; smaller budgets, if there are."""
   view = View(run)
   noops = bool(view.final(part='noop=1'))
-  main = [c.variant for c in view.curves()]
+  variants = [c.variant for c in view.curves()]
+  variants = [v for v in variants if not _halved(view, v)] or variants
   halves = Diversity(run).halves
-  plain = [v for v in main if not _halved(view, v)] or main
   page = Page(plt, f'Encrypted rewriting: exact match by number of rules ({run.label})')
-  across = min(3, len(plain) + bool(halves))
-  panels = page.grid(len(plain) + bool(halves), across, 3.7, 3.1, gap=0.6)
+  count = len(variants) + bool(halves)
+  panels = page.grid(count, min(3, count), 3.7, 3.1, gap=0.6)
   kinds = [('unseen', 'noop=0' if noops else 'all', 'inputs with x', LOOKS[0])]
   if noops:
     kinds.append(('unseen', 'noop=1', 'no-op inputs', Look(ORANGE, 's', '--')))
-  pair = 'seen x → y with another shift' + (', inputs with x' if noops else '')
-  kinds.append(('pair', kinds[0][1], pair, look(2)))
-  for axes, variant in zip(panels, plain, strict=False):
-    for n, (split, part, label, own) in enumerate(kinds):
+  label = 'seen x → y with another shift' + (', inputs with x' if noops else '')
+  kinds.append(('pair', kinds[0][1], label, look(2)))
+  for axes, variant in zip(panels, variants, strict=False):
+    for n, (split, part, label, style) in enumerate(kinds):
       rows = [r for r in view.final(split, part) if r.variant == variant]
       points = [(r.instructions * 1.04 ** (n - 1), r) for r in rows]
       if points:
-        series(axes, view, points, own, label)
+        series(axes, view, points, style, label)
     count_axes(axes, [r.instructions for r in view.final() if r.variant == variant])
-    axes.set_title(variant_name(run, variant) if len(plain) > 1 else 'unseen rules')
+    title = variant_name(run, variant) if len(variants) > 1 else 'unseen rules'
+    axes.set_title(title)
   hollow(panels[0])
   if halves:
     halving(panels[-1], halves)
@@ -205,13 +218,14 @@ def cipher(plt, run: Analysis, parts: Sequence[str]):
 
 
 def _halved(view: View, variant: str) -> bool:
+  """Whether a variant has another budget than the run."""
   rows = [r for r in view.final() if r.variant == variant]
   n = view.run.config.data.examples
   return bool(rows) and view.number(rows[0], 'data.examples') != n
 
 
 def markov(plt, run: Analysis, parts: Sequence[str]):
-  """Exact match over the number of programs by kind of answer, and over run lengths."""
+  """Exact match over the number of programs, by kind of answer and by run length."""
   view = View(run)
   curves = view.curves()
   names = [_answer(view, c.rows[0]) for c in curves]
@@ -236,6 +250,7 @@ def _answer(view: View, row: Row) -> str:
 
 
 def _by_steps(axes, view: View, names: Sequence[str], slices: Sequence[str]):
+  """Draws exact match over the number of rewrites, at the largest I."""
   most = max(r.instructions for r in view.final())
   steps = [int(s.partition('=')[2]) for s in slices]
   for n, (curve, name) in enumerate(zip(view.curves(), names, strict=True)):

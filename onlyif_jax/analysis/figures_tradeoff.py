@@ -1,9 +1,9 @@
-"""The plane of instructions I and examples of each S, seen in three ways."""
+"""Exact match over instructions I and examples of each S, under three budgets."""
 
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,53 +13,53 @@ from onlyif_jax.analysis.panels import View, count_ticks
 from onlyif_jax.analysis.results import FITTED, Analysis, Row, mean
 from onlyif_jax.analysis.transition import Point, fit_transition
 
-MOST_TEXTS = 10  # columns of cells whose values are written out
-SAME = 1.01  # steps or passes that differ by less are the same
+MOST_TEXTS = 10  # with more columns, cells do not show their value
+SAME = 1.01  # steps or passes within this ratio are the same
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-  """The members of one I and N; rows: one per seed, none where never fitted."""
+  """The members of one I and N; rows: one per seed that fitted its training rules."""
 
   instructions: int
   examples: int
   rows: tuple[Row, ...]
 
   @property
-  def each(self) -> float:
-    """S, examples of a rule."""
+  def per_rule(self) -> float:
+    """S, examples of each rule."""
     return self.examples / self.instructions
 
 
 def tradeoff(plt, run: Analysis, parts: Sequence[str]):
   """Exact match over I and S at equal steps, at equal passes, and when fitted."""
   view = View(run)
-  found = planes(view)
+  cells_by_title = planes(view)
   title = f'Instructions or examples of each? Unseen exact match ({run.label})'
   page = Page(plt, title, right=0.8)
-  panels = page.row([3.7] * len(found) + [0.16], 3.6, gap=0.5, above=0.6)
-  every = [c for cells in found.values() for c in cells]
-  image = None
-  for axes, (name, cells) in zip(panels, found.items(), strict=False):
-    image = _plane(axes, cells, every)
+  panels = page.row([3.7] * len(cells_by_title) + [0.16], 3.6, gap=0.5, above=0.6)
+  all_cells = [c for cells in cells_by_title.values() for c in cells]
+  scale = None
+  for axes, (name, cells) in zip(panels, cells_by_title.items(), strict=False):
+    scale = _plane(axes, cells, all_cells)
     axes.set_title(name)
   panels[0].set_ylabel('examples of each rule S = N / I')
-  page.figure.colorbar(image, cax=panels[-1], label='exact match')
+  page.figure.colorbar(scale, cax=panels[-1], label='exact match')
   return page.finish(parts, [panels[0]])
 
 
 def planes(view: View) -> dict[str, list[Cell]]:
-  """Title -> cells. Of several budgets of steps or passes, the one with most cells."""
+  """Title -> cells of the number of steps or passes that has the most cells."""
   rows = view.final()
   steps = _largest(view, rows, lambda n, epochs: n * epochs)
   passes = _largest(view, rows, lambda n, epochs: epochs)
   out = {}
   if steps:
     batch = view.run.config.data.batch_size
-    each = [
+    most = max(
       view.number(r, 'data.examples') * view.number(r, 'data.epochs') for r in steps
-    ]
-    out[f'equal steps ({int(max(each)) // batch:,})'] = _cells(view, steps)
+    )
+    out[f'equal steps ({int(most) // batch:,})'] = _cells(view, steps)
   if passes:
     epochs = max(view.number(r, 'data.epochs') for r in passes)
     out[f'equal passes ({epochs:.4g})'] = _cells(view, passes)
@@ -78,54 +78,57 @@ def planes(view: View) -> dict[str, list[Cell]]:
 
 
 def until_fitted(run: Analysis, rows: Iterable[Row]) -> list[Row]:
-  """Dev exact match of members at the first step at which seen is 0.95 or more."""
+  """Each member's dev row at the first step with a seen exact match of 0.95 or more."""
   traces: dict[str, dict[str, dict[int, Row]]] = {}
   for row in run.dynamics:
     if row.metric == 'exact_match' and row.split in ('seen', 'dev'):
       traces.setdefault(row.member, {}).setdefault(row.split, {})[row.step] = row
   out = []
   for row in rows:
-    own = traces.get(row.member, {})
-    seen, dev = own.get('seen', {}), own.get('dev', {})
+    splits = traces.get(row.member, {})
+    seen, dev = splits.get('seen', {}), splits.get('dev', {})
     steps = [n for n in sorted(seen) if seen[n].value >= FITTED and n in dev]
     out += [dev[steps[0]]] if steps else []
   return out
 
 
-def _largest(view: View, rows: Sequence[Row], of) -> list[Row]:
-  """The rows whose of(N, epochs) agree, of the group with the most cells."""
-  told = sorted(
-    (of(view.number(r, 'data.examples'), view.number(r, 'data.epochs')), n)
-    for n, r in enumerate(rows)
-  )
-  groups: list[list[tuple[float, int]]] = []
-  for value, n in told:
-    if not groups or value > groups[-1][-1][0] * SAME:
+def _largest(
+  view: View, rows: Sequence[Row], budget: Callable[[float, float], float]
+) -> list[Row]:
+  """Groups rows by budget(N, epochs); the group with the most cells."""
+  groups: list[list[Row]] = []
+  last = -math.inf
+
+  def amount(row: Row) -> float:
+    return budget(view.number(row, 'data.examples'), view.number(row, 'data.epochs'))
+
+  for row in sorted(rows, key=amount):
+    if amount(row) > last * SAME:
       groups.append([])
-    groups[-1].append((value, n))
-
-  def size(group):
-    return len(_cells(view, [rows[n] for _, n in group]))
-
-  return [rows[n] for _, n in max(groups, key=size)] if groups else []
+    groups[-1].append(row)
+    last = amount(row)
+  return max(groups, key=lambda group: len(_cells(view, group)), default=[])
 
 
 def _cells(view: View, rows: Iterable[Row]) -> list[Cell]:
-  found: dict[tuple[int, int], list[Row]] = {}
+  groups: dict[tuple[int, int], list[Row]] = {}
   for row in rows:
     key = row.instructions, int(view.number(row, 'data.examples'))
-    found.setdefault(key, []).append(row)
-  return [Cell(i, n, tuple(own)) for (i, n), own in sorted(found.items())]
+    groups.setdefault(key, []).append(row)
+  return [Cell(i, n, tuple(group)) for (i, n), group in sorted(groups.items())]
 
 
-def _plane(axes, cells: Sequence[Cell], every: Sequence[Cell]):
-  """The cells as rectangles between the middles to their neighbours, in log scale."""
+def _plane(axes, cells: Sequence[Cell], all_cells: Sequence[Cell]):
+  """Draws the cells as rectangles up to halfway to their neighbours, in log scale.
+
+  all_cells: of all panels, which share their edges. Returns the colour scale.
+  """
   from matplotlib import cm, colors, patches
 
   scale: Any = cm.ScalarMappable(colors.Normalize(0, 1), cmap='cividis')
-  columns = _edges([c.instructions for c in every])
-  by = _aligned(every)
-  rows = _edges([getattr(c, by) for c in every])
+  columns = _edges([c.instructions for c in all_cells])
+  by = _aligned(all_cells)
+  rows = _edges([getattr(c, by) for c in all_cells])
   for cell in cells:
     (x0, x1), (y0, y1) = columns[cell.instructions], rows[getattr(cell, by)]
     if by == 'examples':
@@ -138,7 +141,7 @@ def _plane(axes, cells: Sequence[Cell], every: Sequence[Cell]):
     if cell.rows and len(columns) <= MOST_TEXTS:
       axes.text(
         cell.instructions,
-        cell.each,
+        cell.per_rule,
         f'{value:.2f}',
         ha='center',
         va='center',
@@ -148,61 +151,59 @@ def _plane(axes, cells: Sequence[Cell], every: Sequence[Cell]):
         zorder=4,
       )
     elif cell.rows:
-      axes.plot(cell.instructions, cell.each, '.', c=GREY, ms=4)
+      axes.plot(cell.instructions, cell.per_rule, '.', c=GREY, ms=4)
   axes.set(xscale='log', yscale='log', xlabel='instructions I')
   axes.set_xlim(min(columns.values())[0], max(columns.values())[1])
-  each = [c.each for c in every]
-  room = 2.0 if by == 'each' else 1.6
-  axes.set_ylim(min(each) / room, max(each) * room)
-  _budgets(axes, every)
+  per_rule = [c.per_rule for c in all_cells]
+  room = 2.0 if by == 'per_rule' else 1.6
+  axes.set_ylim(min(per_rule) / room, max(per_rule) * room)
+  _budgets(axes, all_cells)
   _ridge(axes, cells)
   count_ticks(axes.xaxis)
   count_ticks(axes.yaxis)
   return scale
 
 
-def _budgets(axes, every: Sequence[Cell]):
-  """Lines of constant N = I x S, at round numbers within those of the cells."""
+def _budgets(axes, cells: Sequence[Cell]):
+  """Draws lines of constant N = I x S at round numbers about those of the cells."""
   x = np.array(axes.get_xlim())
-  own = [c.examples for c in every]
-  ends = math.floor(math.log10(min(own))), math.ceil(math.log10(max(own)))
-  round_ = [m * 10**k for k in range(*ends) for m in (1, 3)] + [10 ** ends[1]]
-  kept = [n for n in round_ if min(own) / 1.5 <= n <= max(own) * 1.5]
-  for n in kept:
+  low, high = min(c.examples for c in cells), max(c.examples for c in cells)
+  first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+  numbers = [m * 10**k for k in range(first, last) for m in (1, 3)] + [10**last]
+  numbers = [n for n in numbers if low / 1.5 <= n <= high * 1.5]
+  for n in numbers:
     axes.plot(x, n / x, ls=':', c=GREY, lw=1.2, zorder=3)
-  label = f'N = I x S of {", ".join(f"{n:,}" for n in kept)} (from lower left)'
+  label = f'N = I x S of {", ".join(f"{n:,}" for n in numbers)} (from lower left)'
   axes.plot([], [], ls=':', c=GREY, lw=1.2, label=label)
 
 
 def _ridge(axes, cells: Sequence[Cell]):
-  """I_50 along lines of equal S, or of equal N where these hold more cells."""
-  same, ridge = _aligned(cells), []
-  for value in sorted({getattr(c, same) for c in cells}):
-    own = [c for c in cells if getattr(c, same) == value]
-    points = [
-      Point(r.instructions, r.sum, r.count, r.seed) for c in own for r in c.rows
-    ]
-    t = fit_transition(points)
+  """Draws I_50 along rows of equal S, or of equal N (see `_aligned`)."""
+  by, ridge = _aligned(cells), []
+  for value in sorted({getattr(c, by) for c in cells}):
+    rows = [r for c in cells if getattr(c, by) == value for r in c.rows]
+    t = fit_transition(Point(r.instructions, r.sum, r.count, r.seed) for r in rows)
     if t.i_50:
-      each = value if same == 'each' else value / t.i_50.value
-      ridge.append((t.i_50.value, each))
+      per_rule = value if by == 'per_rule' else value / t.i_50.value
+      ridge.append((t.i_50.value, per_rule))
   if ridge:
-    label = 'I$_{50}$ along equal ' + ('S' if same == 'each' else 'N')
-    # Hollow: the number of a cell may stand behind it.
+    label = 'I$_{50}$ along equal ' + ('S' if by == 'per_rule' else 'N')
+    # Hollow, since a cell's number may stand behind the marker.
     look = {'c': RED, 'mfc': 'none', 'mew': 1.5, 'ms': 14, 'lw': 2, 'zorder': 5}
     axes.plot(*zip(*ridge, strict=True), 'D-', label=label, **look)
 
 
 def _aligned(cells: Sequence[Cell]) -> str:
-  """Whether the cells lie in rows of equal S ('each') or of equal N ('examples')."""
-  by_s, by_n = {c.each for c in cells}, {c.examples for c in cells}
-  return 'each' if len(by_s) <= len(by_n) else 'examples'
+  """The field in which cells align: 'per_rule' (equal S) or 'examples' (equal N)."""
+  by_s, by_n = {c.per_rule for c in cells}, {c.examples for c in cells}
+  return 'per_rule' if len(by_s) <= len(by_n) else 'examples'
 
 
 def _edges(values: Iterable[float]) -> dict[float, tuple[float, float]]:
-  """Value -> the middles to its neighbours; the outer ones as wide as the next."""
-  own = sorted(set(values))
-  middles = [math.sqrt(a * b) for a, b in itertools.pairwise(own)]
-  low, high = (middles[0], middles[-1]) if middles else (own[0] * 2, own[0] / 2)
-  edges = [own[0] ** 2 / low, *middles, own[-1] ** 2 / high]
-  return {v: (edges[n], edges[n + 1]) for n, v in enumerate(own)}
+  """Value -> geometric means with its neighbours; symmetric about the outer values."""
+  ordered = sorted(set(values))
+  middles = [math.sqrt(a * b) for a, b in itertools.pairwise(ordered)]
+  first, last = ordered[0], ordered[-1]
+  low, high = (middles[0], middles[-1]) if middles else (first * 2, first / 2)
+  edges = [first**2 / low, *middles, last**2 / high]
+  return {value: (edges[n], edges[n + 1]) for n, value in enumerate(ordered)}

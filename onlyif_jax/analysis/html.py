@@ -1,4 +1,4 @@
-"""One self-contained html page about runs: sweeps from scratch and fine-tuning."""
+"""One self-contained html page about sweeps from scratch and fine-tuning runs."""
 
 import io
 from collections.abc import Sequence
@@ -30,19 +30,21 @@ def page(
 ) -> str:
   """The page's html; anonymous leaves out commit, user, host, paths and command.
 
-  comparison: tables that compare the runs, shown before everything else.
+  comparison: tables that compare the runs, shown first.
   """
-  judged, names = pooled.every(runs, labels)
-  board = scoreboard.judge(judged, names)
+  evidence, names = pooled.pool(runs, labels)
+  board = scoreboard.judge(evidence, names)
   title = ', '.join(labels)
   body = [f'<h1>{text(title)}</h1>', f'<p class="coverage">{text(board.text())}</p>']
-  body += [html_parts.grid(one) for one in comparison]
+  body += [html_parts.grid(grid) for grid in comparison]
   sweeps = [
-    (r, n) for r, n in zip(runs, labels, strict=True) if isinstance(r, Analysis)
+    (run, label)
+    for run, label in zip(runs, labels, strict=True)
+    if isinstance(run, Analysis)
   ]
   if len(sweeps) > 1:
     file = io.BytesIO()
-    figures.draw_joint([r for r, _ in sweeps], [name for _, name in sweeps], file)
+    figures.draw_joint([run for run, _ in sweeps], [name for _, name in sweeps], file)
     body.append(html_parts.image(file, 'main curve of every run'))
   for run, label in zip(runs, labels, strict=True):
     name = label if len(runs) > 1 else ''
@@ -50,7 +52,7 @@ def page(
       body += html_tuned.section(run, name, anonymous)
     else:
       body += _section(run, name, anonymous)
-  body += html_board.scoreboard(board, [own.experiment for own in judged])
+  body += html_board.scoreboard(board, [run.experiment for run in evidence])
   body.append('<h2>Provenance</h2>')
   for run, label in zip(runs, labels, strict=True):
     name = label if len(runs) > 1 else ''
@@ -59,24 +61,24 @@ def page(
 
 
 def _section(run: Analysis, label: str, anonymous: bool) -> list[str]:
-  """Question, settings, figure, tables and mistakes of a sweep."""
+  """A sweep's question, settings, figure, tables and mistakes."""
   file = io.BytesIO()
   figures.draw(run, file, anonymous=anonymous)
   out = [f'<h2>{text(label)}</h2>'] if label else []
   out.append(f'<p class="lead">{text(targets.question(run.config.name))}</p>')
-  facts = results.settings(run, anonymous=anonymous)
-  out.append(f'<p class="soft">{text(" · ".join(facts))}</p>')
+  settings = results.settings(run, anonymous=anonymous)
+  out.append(f'<p class="soft">{text(" · ".join(settings))}</p>')
   out.append(html_parts.details('Settings', config_lib.flatten(run.config)))
   out.append(html_parts.image(file, f'figure of {label or run.label}'))
-  out += [html_parts.grid(one) for one in table.grids(run)]
+  out += [html_parts.grid(grid) for grid in table.grids(run)]
   out += [f'<p>{text(note)}</p>' for note in table.notes(run)]
   if run.main.fits:
-    out.append(html_parts.grid(_fitted(run)))
+    out.append(html_parts.grid(_fits(run)))
   return [*out, *html_errors.anatomy(run), *html_errors.wrong(run)]
 
 
-def _fitted(run: Analysis) -> table.Grid:
-  """Every seed's fitted logistic."""
+def _fits(run: Analysis) -> table.Grid:
+  """Each seed's fitted logistic."""
   rows = tuple(
     (
       seed,

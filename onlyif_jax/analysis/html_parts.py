@@ -1,4 +1,4 @@
-"""The pieces that html pages are made of: tables, images, what opens on a click."""
+"""Pieces of html pages: tables, images, collapsed details."""
 
 import base64
 import html
@@ -11,7 +11,7 @@ from onlyif_jax import config as config_lib
 from onlyif_jax.analysis import table
 from onlyif_jax.analysis.html_style import STYLE
 
-# What an anonymous page may say of provenance.json; the rest names people or places.
+# The fields of provenance.json on an anonymous page; others name people or places.
 PUBLIC = (
   *('versions', 'parameters', 'base_parameters', 'devices'),
   *('python', 'cores', 'machine'),
@@ -19,7 +19,7 @@ PUBLIC = (
 
 
 def document(title: str, body: Sequence[str]) -> str:
-  """A whole page of parts."""
+  """A whole page with the given parts as its body."""
   return (
     '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
     '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -28,18 +28,18 @@ def document(title: str, body: Sequence[str]) -> str:
   )
 
 
-def provenance(told: Mapping[str, Any], label: str, anonymous: bool) -> list[str]:
-  """Versions, devices and code of a run, and its command; told: provenance.json."""
-  known = {
+def provenance(content: Mapping[str, Any], label: str, anonymous: bool) -> list[str]:
+  """Versions, devices, code and command of a run; content: of provenance.json."""
+  shown = {
     name: value
-    for name, value in told.items()
+    for name, value in content.items()
     if name != 'command' and (name in PUBLIC or not anonymous)
   }
   title = (
     f'Versions, devices and code of {label}' if label else 'Versions, devices, code'
   )
-  out = [details(title, config_lib.flatten(known))]
-  command = told.get('command')
+  out = [details(title, config_lib.flatten(shown))]
+  command = content.get('command')
   if command and not anonymous:
     words = command if isinstance(command, str) else shlex.join(command)
     out.append(f'<h3>Command{f" of {text(label)}" if label else ""}</h3>')
@@ -47,21 +47,21 @@ def provenance(told: Mapping[str, Any], label: str, anonymous: bool) -> list[str
   return out
 
 
-def grid(own: table.Grid) -> str:
-  """A table."""
-  head = ''.join(f'<th>{text(name)}</th>' for name in own.columns)
+def grid(content: table.Grid) -> str:
+  """A table with its title."""
+  head = ''.join(f'<th>{text(name)}</th>' for name in content.columns)
   rows = (
     '<tr>' + ''.join(f'<td>{text(cell)}</td>' for cell in row) + '</tr>'
-    for row in own.rows
+    for row in content.rows
   )
   return (
-    f'<h3>{text(own.title)}</h3><div class="scroll"><table><tr>{head}</tr>\n'
+    f'<h3>{text(content.title)}</h3><div class="scroll"><table><tr>{head}</tr>\n'
     f'{chr(10).join(rows)}</table></div>'
   )
 
 
 def details(title: str, values: dict) -> str:
-  """Values that open on a click."""
+  """Named values that open on a click."""
   lines = '\n'.join(f'{name}: {value}' for name, value in values.items())
   return f'<details><summary>{text(title)}</summary><pre>{text(lines)}</pre></details>'
 
@@ -73,5 +73,5 @@ def image(file: io.BytesIO, alt: str) -> str:
 
 
 def text(value) -> str:
-  """A value as html."""
+  """A value as escaped html."""
   return html.escape(str(value))

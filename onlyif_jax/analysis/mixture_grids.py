@@ -1,6 +1,6 @@
-"""Tables of a planned mixture: what was removed, drawn, and how diverse that is."""
+"""Tables of planned mixtures: rows removed, rows drawn, diversity."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from onlyif_jax.analysis.table import Grid
@@ -8,52 +8,64 @@ from onlyif_jax.analysis.table import Grid
 _NUMBERS = ('vendi', 'effective_clusters')
 
 
-def tables(told: Mapping[str, Any], found: Mapping[str, Any]) -> list[Grid]:
-  """What was removed, what was drawn, and how diverse it is."""
-  names = [own['name'] for own in told['sources']]
-  removed = tuple(
-    (
-      own['name'],
-      f'{own["read"]:,}',
-      f'{own["contaminated"]:,}',
-      ', '.join(f'{n:,} of {other}' for other, n in own['duplicates'].items()) or '0',
-      f'{own["left"]:,}',
-    )
-    for own in told['sources']
-  )
-  drawn = []
-  for own in told['mixtures']:
-    cells = [f'{own["counts"].get(name, 0):,}' for name in names]
-    counted = [f'{sum(own["tokens"].values()):,}'] if own['tokens'] else []
-    drawn.append(
-      (own['rows'], *cells, f'{own["total"]:,}', *counted, own['sha256'][:8])
-    )
-  counted = ('tokens',) if told['mixtures'][0]['tokens'] else ()
-  columns = ('mixture', *names, 'rows', *counted, 'sha256')
-  heads = ('source', 'rows', 'contaminated', 'duplicates', 'left')
+def tables(manifest: Mapping[str, Any], diversity: Mapping[str, Any]) -> list[Grid]:
+  """Tables of manifest.json and diversity.json: removed, drawn, how diverse."""
   return [
-    Grid('Sources', heads, removed),
-    Grid('Mixtures', columns, tuple(drawn)),
-    *diversity_tables(found),
+    _sources(manifest['sources']),
+    _mixtures(manifest),
+    *diversity_tables(diversity),
   ]
 
 
-def diversity_tables(found: Mapping[str, Any]) -> list[Grid]:
-  """The numbers of diversity.json, of sets and of mixtures."""
-  tests = tuple(found['tests'])
+def _sources(sources: Sequence[Mapping[str, Any]]) -> Grid:
+  """What was read from each source, and what was removed."""
+  rows = []
+  for source in sources:
+    duplicates = (f'{n:,} of {other}' for other, n in source['duplicates'].items())
+    rows.append(
+      (
+        source['name'],
+        f'{source["read"]:,}',
+        f'{source["contaminated"]:,}',
+        ', '.join(duplicates) or '0',
+        f'{source["left"]:,}',
+      )
+    )
+  header = ('source', 'rows', 'contaminated', 'duplicates', 'left')
+  return Grid('Sources', header, tuple(rows))
+
+
+def _mixtures(manifest: Mapping[str, Any]) -> Grid:
+  """What was drawn for each mixture."""
+  names = [source['name'] for source in manifest['sources']]
+  rows = []
+  for mixture in manifest['mixtures']:
+    counts = [f'{mixture["counts"].get(name, 0):,}' for name in names]
+    tokens = [f'{sum(mixture["tokens"].values()):,}'] if mixture['tokens'] else []
+    total, digest = f'{mixture["total"]:,}', mixture['sha256'][:8]
+    rows.append((mixture['rows'], *counts, total, *tokens, digest))
+  tokens = ('tokens',) if manifest['mixtures'][0]['tokens'] else ()
+  header = ('mixture', *names, 'rows', *tokens, 'sha256')
+  return Grid('Mixtures', header, tuple(rows))
+
+
+def diversity_tables(diversity: Mapping[str, Any]) -> list[Grid]:
+  """Tables of diversity.json, for sets and for mixtures."""
+  tests = tuple(diversity['tests'])
   common = ('sampled', 'Vendi', 'clusters')
   common += tuple(f'cover of {name} (distance)' for name in tests)
 
-  def cells(own: Mapping[str, Any]) -> tuple[str, ...]:
-    numbers = (f'{own["sampled"]:,}', *(f'{own[k]:.1f}' for k in _NUMBERS))
+  def cells(stats: Mapping[str, Any]) -> tuple[str, ...]:
+    numbers = (f'{stats["sampled"]:,}', *(f'{stats[k]:.1f}' for k in _NUMBERS))
     return numbers + tuple(
-      f'{own["cover"][name]:.2f} ({own["mean_nearest"][name]:.2f})' for name in tests
+      f'{stats["cover"][name]:.2f} ({stats["mean_nearest"][name]:.2f})'
+      for name in tests
     )
 
-  sets = tuple((name, *cells(own)) for name, own in found['sets'].items())
+  sets = tuple((name, *cells(stats)) for name, stats in diversity['sets'].items())
   mixtures = tuple(
-    (own['rows'], f'{own["effective_sources"]:.2f}', *cells(own))
-    for own in found['mixtures']
+    (stats['rows'], f'{stats["effective_sources"]:.2f}', *cells(stats))
+    for stats in diversity['mixtures']
   )
   return [
     Grid('Diversity of the sets', ('set', *common), sets),

@@ -1,9 +1,9 @@
 """Two models on the same problems: is their difference more than noise?
 
-Most gaps of the papers' Table 1 are one to five of 164 problems. So: the difference of
-means with a paired bootstrap interval over problems, McNemar's exact test, Holm's
-correction over the rows and seeds of a table, and, where several seeds were trained,
-how much of the spread is theirs and how much that of the rows. Numpy and scipy only.
+Most gaps of the papers' Table 1 are one to five of 164 problems. Hence the difference
+of means with a paired bootstrap interval over problems, McNemar's exact test, Holm's
+correction over a table's rows and seeds, and variance components of rows and seeds.
+Needs numpy and scipy only.
 """
 
 import csv
@@ -22,7 +22,7 @@ LEVEL = 0.95
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-  """Mean of b less mean of a, in shares, with its interval over problems."""
+  """Mean of b less mean of a, in shares, with its 95 % interval over problems."""
 
   value: float
   low: float
@@ -32,7 +32,7 @@ class Difference:
 
 @dataclasses.dataclass(frozen=True)
 class McNemar:
-  """Problems that one model alone solves, and the exact two-sided p-value."""
+  """Problems that only one model solves, and the exact two-sided p-value."""
 
   only_a: int
   only_b: int
@@ -41,10 +41,10 @@ class McNemar:
 
 @dataclasses.dataclass(frozen=True)
 class Components:
-  """Standard deviations of a score: between groups, and of runs inside one.
+  """Standard deviations of a score: between groups, and between runs inside a group.
 
-  between is None for one group, inside without a second run in any. Of a table of
-  mixtures a group is a mixture, and its runs are the seeds.
+  between is None for one group; inside is None if no group has two runs. In a table of
+  mixtures the groups are the mixtures and the runs their seeds.
   """
 
   mean: float
@@ -61,31 +61,30 @@ def stratified(
   draws: int = DRAWS,
   seed: int = 0,
 ) -> Difference:
-  """The weighted mean of several benchmarks' mean gaps, by resampling inside each.
+  """The weighted mean of several benchmarks' mean gaps, resampling inside each.
 
-  gaps: b less a by problem, one array a benchmark; weights: with sum 1, by default
-  equal. The interval is of percentiles, widened by sqrt(N / (N - 1)) as few problems
-  need.
+  gaps: b less a by problem, one array per benchmark; weights: with sum 1, equal by
+  default. A percentile interval, widened by sqrt(N / (N - 1)) for small N.
   """
   weights = [1 / len(gaps)] * len(gaps) if weights is None else weights
   rng = np.random.default_rng(seed)
-  value, around = 0.0, np.zeros(draws)
+  value, deviations = 0.0, np.zeros(draws)
   for gap, weight in zip(gaps, weights, strict=True):
     n = len(gap)
-    # Scores repeat, so a draw of problems is a draw of counts of the gap's values.
+    # Few distinct gaps: drawing problems is drawing the counts of these values.
     values, counts = np.unique(gap, return_counts=True)
     means = rng.multinomial(n, counts / n, size=draws) @ values / n
     mean = float(gap.mean())
     value += weight * mean
-    around += weight * math.sqrt(n / (n - 1)) * (means - mean)
+    deviations += weight * math.sqrt(n / (n - 1)) * (means - mean)
   tail = 100 * (1 - LEVEL) / 2
-  low, high = np.percentile(around, [tail, 100 - tail])
+  low, high = np.percentile(deviations, [tail, 100 - tail])
   problems = sum(map(len, gaps))
   return Difference(value, value + float(low), value + float(high), problems)
 
 
 def mcnemar(a: np.ndarray, b: np.ndarray) -> McNemar:
-  """The exact test on problems that one of the two solves; a, b: 0 or 1, (N,)."""
+  """McNemar's exact test; a, b: 0 or 1 for each problem, shape [N]."""
   from scipy import stats
 
   a, b = _paired(a, b)
@@ -98,7 +97,7 @@ def mcnemar(a: np.ndarray, b: np.ndarray) -> McNemar:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-  """p-values corrected for their number, by Holm's step-down, in their order.
+  """p-values after Holm's step-down correction, in their order.
 
   >>> holm([0.01, 0.04, 0.03])
   [0.03, 0.06, 0.06]
@@ -115,8 +114,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def components(scores: Mapping[tuple[str, str], float]) -> Components:
   """Spread of a score over (group, run), by analysis of variance.
 
-  Runs are nested in groups, which may have different numbers of them. A negative
-  estimate of the part between groups is zero.
+  Runs are nested in groups of any size. A negative estimate of the variance between
+  groups is set to zero. Raises ValueError without any score.
   """
   groups: dict[str, list[float]] = {}
   for (group, _), value in scores.items():
@@ -128,25 +127,26 @@ def components(scores: Mapping[tuple[str, str], float]) -> Components:
   runs, k = int(sizes.sum()), len(groups)
   mean = float((sizes * means).sum() / runs)
   squares = sum(float(((np.array(g) - np.mean(g)) ** 2).sum()) for g in groups.values())
-  within = squares / (runs - k) if runs > k else None
-  if k == 1:
-    between = None
-  else:
-    spread = float((sizes * (means - mean) ** 2).sum()) / (k - 1)
-    # With equal sizes this is their size; with one run each, it holds both parts.
-    each = (runs - float((sizes**2).sum()) / runs) / (k - 1)
-    between = math.sqrt(max(0.0, (spread - (within or 0.0)) / each))
-  inside = None if within is None else math.sqrt(within)
+  mean_square = squares / (runs - k) if runs > k else None
+  inside = None if mean_square is None else math.sqrt(mean_square)
+  between = None
+  if k > 1:
+    mean_square_between = float((sizes * (means - mean) ** 2).sum()) / (k - 1)
+    # The size of the groups if they are equal. With one run each, the parts between
+    # and inside cannot be separated, and both are counted as between.
+    size = (runs - float((sizes**2).sum()) / runs) / (k - 1)
+    variance = (mean_square_between - (mean_square or 0.0)) / size
+    between = math.sqrt(max(0.0, variance))
   return Components(mean, between, inside, k, runs)
 
 
 def solved(path: str | os.PathLike, column: str) -> dict[str, float]:
-  """Share of samples that were right, by problem, of a scoring's problems.csv."""
+  """Problem -> share of right samples, from a problems.csv; raises ConfigError."""
   try:
     with open(path, newline='', encoding='utf-8') as file:
       rows = list(csv.DictReader(file))
     return {r['task_id']: int(r[column]) / int(r['samples']) for r in rows}
-  except (OSError, KeyError, ValueError, TypeError) as e:
+  except (OSError, KeyError, ValueError, TypeError, ZeroDivisionError) as e:
     raise ConfigError(
       f'{path} has no column {column} of counts by problem ({type(e).__name__}: {e}); '
       'give the problems.csv of a scoring'
@@ -154,7 +154,7 @@ def solved(path: str | os.PathLike, column: str) -> dict[str, float]:
 
 
 def aligned(a: Mapping[str, float], b: Mapping[str, float]) -> tuple[np.ndarray, ...]:
-  """Two models' scores in one order of problems; refuses different problems."""
+  """Two models' scores in one order; raises ConfigError for different problems."""
   if different := sorted(set(a) ^ set(b)):
     raise ConfigError(
       f'the results are of different problems ({len(different)}, such as '

@@ -1,8 +1,9 @@
-"""Parts of figures that know what a run's results are: series, fits, the papers' step."""
+"""Parts of figures drawn from a run's results: series, fits, the papers' step."""
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from onlyif_jax.analysis.selector import Selector
 from onlyif_jax.analysis.spread import MIN_SEEDS
 from onlyif_jax.analysis.transition import Transition
 
-REFERENCES = {  # reference -> label at the right edge, line
+REFERENCES = {  # reference -> label at the right edge, line style
   'infinite_rules': ('I = ∞', (0, (6, 2))),
   'infinite_inputs': ('S = ∞', (0, (4, 2, 1, 2))),
   'one': ('I = 1', (0, (1, 2))),
@@ -28,33 +29,33 @@ _SIDES = ('task.x_min', 'task.x_max', 'task.y_min', 'task.y_max')
 
 @dataclasses.dataclass(frozen=True)
 class View:
-  """A run's members of one no-op share and rate, and their settings."""
+  """A run's members of one no-op share and learning rate, with their settings."""
 
   run: Analysis
 
   @functools.cached_property
   def seen(self) -> dict[str, Row]:
-    """Member -> its exact match on seen rules."""
+    """Member -> its row of exact match on seen rules."""
     return self.run.values('seen')
 
   @functools.cached_property
-  def _select(self) -> Selector:
+  def _selector(self) -> Selector:
     return Selector(self.run)
 
   def final(self, split: str = 'unseen', part: str | None = None) -> list[Row]:
-    """Final exact match of the sweep's members; part: a slice, else the main one."""
+    """Final exact match of the sweep's members; part: a slice, by default the main."""
     part = self.run.curves[0].slice if part is None else part
     rows = self.run.values(split, part).values()
     return [r for r in rows if not r.reference and self._shown(r)]
 
   def slices(self, name: str, split: str = 'unseen') -> list[str]:
-    """The slices `name=...` of a split, in order."""
-    found = {r.slice for r in self.run.rows if r.split == split}
-    own = [s for s in found if s.startswith(f'{name}=')]
-    return sorted(own, key=lambda s: float(s.partition('=')[2]))
+    """The slices `name=...` of a split, sorted by value."""
+    slices = {r.slice for r in self.run.rows if r.split == split}
+    named = [s for s in slices if s.startswith(f'{name}=')]
+    return sorted(named, key=lambda s: float(s.partition('=')[2]))
 
   def curves(self) -> list[Curve]:
-    """The main curve of each variant, those without results left out."""
+    """The main curve of each variant that has results."""
     part = self.run.curves[0].slice
     return [
       c
@@ -63,11 +64,8 @@ class View:
     ]
 
   def setting(self, row: Row, field: str) -> str:
-    """A row's setting as text, that of the config where no variant changes it."""
-    value = self._select.value(row, field)
-    if isinstance(value, list | tuple):
-      return '|'.join(map(str, value))
-    return str(value)
+    """A row's setting as text: the variant's, else the config's."""
+    return str(_flat(self._selector.value(row, field)))
 
   def number(self, row: Row, field: str) -> float:
     """A row's setting as a number."""
@@ -78,15 +76,15 @@ class View:
     return row.member in self.seen and self.seen[row.member].value >= FITTED
 
   def _shown(self, row: Row) -> bool:
-    """Variants are compared at the smallest share and rate of those that are swept."""
+    """Variants are compared at the smallest share and rate of a sweep over these."""
     first, sweep = self.run.curves[0], self.run.config.sweep
     if len(sweep.noop_shares) > 1 and row.noop_share != first.noop_share:
       return False
     return len(sweep.learning_rates) < 2 or row.learning_rate == first.learning_rate
 
 
-def described(run: Analysis, parts: Sequence[str]) -> list[str]:
-  """A footer's parts, preceded by what the run's variants change."""
+def footer_parts(run: Analysis, parts: Sequence[str]) -> list[str]:
+  """A footer's parts, preceded by the fields that the run's variants change."""
   fields = config_lib.swept(run.config)
   if not fields:
     return list(parts)
@@ -95,21 +93,22 @@ def described(run: Analysis, parts: Sequence[str]) -> list[str]:
 
 
 def variant_name(run: Analysis, variant: str, *, changes: bool = False) -> str:
-  """A variant in words: all that variants change, or only its own changes.
+  """A variant in words: its values of all swept fields, or only those it changes.
 
-  Where one variant changes nothing, the others are told by their changes too.
+  changes: only those. This is implied if one of the variants changes nothing.
   """
   values = config_lib.swept_values(run.config, variant)
   if changes or '' in run.config.sweep.variants:
-    plain = config_lib.flatten(run.config)
-    values = {k: v for k, v in values.items() if str(v) != str(_text(plain[k]))}
-  return short(values) or 'base'
+    base = config_lib.flatten(run.config)
+    values = {k: v for k, v in values.items() if str(v) != str(_flat(base[k]))}
+  return setting_words(values) or 'base'
 
 
-def short(values) -> str:
+def setting_words(values: Mapping[str, Any]) -> str:
   """Field -> value in words; patterns of one length as 'pattern 3'.
 
-  >>> short({'task.input_length': 20, 'optim.name': 'muon', 'data.examples': 2000})
+  >>> values = {'task.input_length': 20, 'optim.name': 'muon', 'data.examples': 2000}
+  >>> setting_words(values)
   'input 20, optimiser muon, N 2,000'
   """
   values = dict(values)
@@ -138,18 +137,18 @@ def series(
   middle: str = '',
   fill: bool = True,
 ):
-  """Each seed's point (hollow where not fitted), the mean per x and its interval.
+  """Draws each seed's point (hollow if not fitted), the mean per x and its interval.
 
-  middle: the means' marker, if another than the series'. fill: False draws the means
-  hollow too, for controls. A line of '' is none.
+  middle: marker of the means, by default the series'. fill: False draws the means
+  hollow too, for controls. A look's line of '' draws no line.
   """
   points = [(float(x), row) for x, row in points]
   points.sort(key=lambda point: point[0])
   for fitted in (True, False):
-    own = [(x, r.value) for x, r in points if view.fitted(r) == fitted]
+    shown = [(x, r.value) for x, r in points if view.fitted(r) == fitted]
     axes.plot(
-      [x for x, _ in own],
-      [value for _, value in own],
+      [x for x, _ in shown],
+      [value for _, value in shown],
       look.marker,
       c=look.colour,
       mfc=look.colour if fitted and fill else 'white',
@@ -162,13 +161,13 @@ def series(
   for x, row in points:
     by_x.setdefault(x, []).append(row)
   means = np.array([mean(rows) for rows in by_x.values()])
-  error = np.array([half([r.value for r in rows]) for rows in by_x.values()])
-  # Accuracy ends at 0 and 1, and so does what an interval can say about it.
-  span = [np.minimum(error, means), np.minimum(error, 1 - means)]
+  half = np.array([half_interval([r.value for r in rows]) for rows in by_x.values()])
+  # Accuracy ends at 0 and 1, and so does its interval.
+  errors = [np.minimum(half, means), np.minimum(half, 1 - means)]
   axes.errorbar(
     list(by_x),
     means,
-    yerr=span if len(means) else None,
+    yerr=errors if len(means) else None,
     marker=middle or look.marker,
     ms=9 if middle else 6,
     mew=1.6 if middle or not fill else 0.8,
@@ -184,7 +183,7 @@ def series(
   )
 
 
-def half(values: Sequence[float]) -> float:
+def half_interval(values: Sequence[float]) -> float:
   """Half of a 95 % interval over seeds (Student t); 0 for fewer than three."""
   if len(values) < MIN_SEEDS:
     return 0.0
@@ -195,37 +194,37 @@ def half(values: Sequence[float]) -> float:
 
 
 def fitted_line(axes, counts: Sequence[float], t: Transition, look: Look, label=None):
-  """The mean of the seeds' fitted curves, between the least and the largest count."""
+  """Draws the mean of the seeds' fits between the least and the largest count."""
   if t.fits:
     x = np.geomspace(min(counts), max(counts), 400)
     axes.plot(x, t.curve(x), ls=look.line, c=look.colour, lw=1.8, label=label, zorder=2)
 
 
 def fitted_series(axes, view: View, curve: Curve, look: Look, label: str):
-  """A curve over I: points, and the fit where there is one, else a line of means."""
+  """Draws a curve over I: points, and the fit or else a line through the means."""
   t = view.run.fits[curve.name]
-  plain = look._replace(line='') if t.fits else look
+  points_look = look._replace(line='') if t.fits else look
   points = [(float(r.instructions), r) for r in curve.rows]
-  series(axes, view, points, plain, middle='_')
+  series(axes, view, points, points_look, middle='_')
   fitted_line(axes, list(curve.by_count()), t, look)
   axes.plot([], [], marker=look.marker, ls=look.line, c=look.colour, ms=5, label=label)
 
 
 def hollow(axes):
-  """A legend's entry for members that have not learned their own rules."""
+  """Adds a legend entry for members that have not learned their own rules."""
   axes.plot([], [], 'o', c=BLUE, mfc='white', ms=5, label=HOLLOW)
 
 
 def seen_line(axes, view: View, curve: Curve):
-  """Means over seeds of exact match on seen rules."""
-  by_count = {
-    count: [view.seen[r.member] for r in rows if r.member in view.seen]
-    for count, rows in curve.by_count().items()
-  }
-  by_count = {count: rows for count, rows in by_count.items() if rows}
+  """Draws the mean over seeds of exact match on seen rules."""
+  means = {}
+  for count, rows in curve.by_count().items():
+    seen = [view.seen[r.member] for r in rows if r.member in view.seen]
+    if seen:
+      means[count] = mean(seen)
   axes.plot(
-    list(by_count),
-    [mean(rows) for rows in by_count.values()],
+    list(means),
+    list(means.values()),
     's-',
     c=ORANGE,
     lw=1,
@@ -236,9 +235,9 @@ def seen_line(axes, view: View, curve: Curve):
 
 
 def count_axes(axes, counts: Iterable[float], *, label_x=True, label_y=True):
-  """Exact match over I, or over a number of the same kind."""
-  own = sorted(set(counts)) or [1, 10]
-  axes.set(xscale='log', xlim=(own[0] / 1.3, own[-1] * 1.3))
+  """Sets up axes of exact match over I or another count."""
+  ticks = sorted(set(counts)) or [1, 10]
+  axes.set(xscale='log', xlim=(ticks[0] / 1.3, ticks[-1] * 1.3))
   count_ticks(axes.xaxis)
   match_axes(axes, label=label_y)
   if label_x:
@@ -246,7 +245,7 @@ def count_axes(axes, counts: Iterable[float], *, label_x=True, label_y=True):
 
 
 def match_axes(axes, *, label=True):
-  """Exact match upwards."""
+  """Sets up a vertical axis of exact match."""
   axes.set_ylim(-0.04, 1.06)
   axes.grid(alpha=0.25)
   if label:
@@ -254,52 +253,53 @@ def match_axes(axes, *, label=True):
 
 
 def count_ticks(axis):
-  """Numbers of a log axis as they are; within one decade 2 and 5 are named too."""
+  """Labels a log axis with plain numbers; at 2 and 5 too if it spans few decades."""
   from matplotlib import ticker
 
   axis.set_major_formatter(lambda x, _: f'{x:,.10g}')
   low, high = axis.get_view_interval()
-  few = high / low < 30
+  few_decades = high / low < 30
   axis.set_minor_formatter(
     ticker.FuncFormatter(
-      lambda x, _: f'{x:,.10g}' if few and f'{x:e}'[0] in '25' else ''
+      lambda x, _: f'{x:,.10g}' if few_decades and f'{x:e}'[0] in '25' else ''
     )
   )
 
 
-def locate(axes, place: float, curve: Curve, t: Transition, look: Look, *, up=False):
-  """I_50 with its interval and seeds at a place, else the bracket as a pale bar.
+def draw_step(
+  axes, position: float, curve: Curve, t: Transition, look: Look, *, up=False
+):
+  """Draws I_50 with its interval and seeds, or the bracket as a pale bar.
 
-  up: I runs upwards and places sideways. A bracket's ends are hollow; one that the
-  counts leave open is an arrow.
+  position: on the other axis; up: I runs upwards. A bracket's ends are hollow; an end
+  that the counts leave open is an arrow.
   """
 
-  def draw(counts, at, *format_, **options):
-    pair = (at, counts) if up else (counts, at)
-    axes.plot(*pair, *format_, **options)
+  def draw(counts, marker: str, **options):
+    positions = [position] * len(counts)
+    axes.plot(*((positions, counts) if up else (counts, positions)), marker, **options)
 
   if t.i_50:
     if t.i_50.low is not None:
-      draw([t.i_50.low, t.i_50.high], [place] * 2, '-', c=look.colour, lw=2)
-    seeds = list(t.i_50.per_seed.values())
-    draw(seeds, [place] * len(seeds), '|' if not up else '_', c=look.colour, ms=9)
-    draw([t.i_50.value], [place], look.marker, c=look.colour, ms=7, zorder=5)
+      draw([t.i_50.low, t.i_50.high], '-', c=look.colour, lw=2)
+    draw(list(t.i_50.per_seed.values()), '_' if up else '|', c=look.colour, ms=9)
+    draw([t.i_50.value], look.marker, c=look.colour, ms=7, zorder=5)
     return
   counts = list(curve.by_count())
   low, high = t.bracket
   if low is None and high is None:
     return
   ends = [low or min(counts), high or max(counts)]
-  draw(ends, [place] * 2, '-', c=look.colour, lw=5, alpha=0.3, solid_capstyle='butt')
+  draw(ends, '-', c=look.colour, lw=5, alpha=0.3, solid_capstyle='butt')
   arrows = 'v^' if up else '<>'
   for end, known, arrow in zip(ends, (low, high), arrows, strict=True):
     marker = arrow if known is None else look.marker
     fill = GREY if known is None else 'white'
-    draw([end], [place], marker, c=look.colour, mfc=fill, ms=6)
+    draw([end], marker, c=look.colour, mfc=fill, ms=6)
 
 
 def step_text(t: Transition) -> str:
-  """I_50 with interval, or between which counts the step lies."""
+  """I_50 with its interval, else the bracket in words."""
   if t.i_50:
     return scoreboard.estimate(t.i_50)
   low, high = t.bracket
@@ -310,7 +310,7 @@ def step_text(t: Transition) -> str:
 
 
 def i50_span(axes, t: Transition):
-  """The fitted I_50 and its interval behind a panel."""
+  """Draws the fitted I_50 and its interval behind a panel."""
   if t.i_50:
     axes.axvline(t.i_50.value, c=BLUE, lw=1, ls=':')
     if t.i_50.low is not None:
@@ -318,11 +318,11 @@ def i50_span(axes, t: Transition):
 
 
 def reference_lines(axes, run: Analysis):
-  """Dashed lines of the reference members, labelled at the right edge."""
-  found = sorted(run.references().items(), key=lambda item: item[1])
-  heights = apart([value for _, value in found], gap=0.062)
+  """Draws the reference members as dashed lines, labelled at the right edge."""
+  references = sorted(run.references().items(), key=lambda item: item[1])
+  heights = apart([value for _, value in references], gap=0.062)
   low, high = -0.04, 1.06
-  for (name, value), height in zip(found, heights, strict=True):
+  for (name, value), height in zip(references, heights, strict=True):
     label, dashes = REFERENCES[name]
     axes.axhline(value, c=GREY, lw=1, ls=dashes, zorder=1)
     axes.annotate(
@@ -339,17 +339,17 @@ def reference_lines(axes, run: Analysis):
 
 
 def paper_step(axes, figure: str, *, above: bool = True):
-  """Where the papers have the step, named above the panel or in the legend."""
-  goal = scoreboard.target(figure)
-  if 'band' not in goal:
+  """Draws the papers' step, named above the panel or else in the legend."""
+  target = scoreboard.target(figure)
+  if 'band' not in target:
     return
-  label = f'{goal["label"]} {scoreboard.OWN_SIZE}'
-  low, high = goal['band']
-  named = {} if above else {'label': label}
+  label = f'{target["label"]} {scoreboard.OWN_SIZE}'
+  low, high = target['band']
+  legend = {} if above else {'label': label}
   if low < high:
-    axes.axvspan(low, high, color=GREY, alpha=0.14, lw=0, zorder=0, **named)
+    axes.axvspan(low, high, color=GREY, alpha=0.14, lw=0, zorder=0, **legend)
   else:
-    axes.axvline(low, color=GREY, alpha=0.35, lw=5, zorder=0, **named)
+    axes.axvline(low, color=GREY, alpha=0.35, lw=5, zorder=0, **legend)
   middle = np.sqrt(low * high)
   if above and axes.get_xlim()[0] < middle < axes.get_xlim()[1]:
     axes.text(
@@ -364,5 +364,6 @@ def paper_step(axes, figure: str, *, above: bool = True):
     )
 
 
-def _text(value):
+def _flat(value: Any) -> Any:
+  """A value as a variant writes it: a list's entries joined by '|'."""
   return '|'.join(map(str, value)) if isinstance(value, list | tuple) else value

@@ -1,4 +1,4 @@
-"""Writes what a report leaves: figure, html page, scoreboard; or a comparison."""
+"""Writes a report (figure, html page, scoreboard) or a comparison of two runs."""
 
 import json
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ Run = Analysis | Tuned
 
 
 def load(folder: Path) -> Run:
-  """A workdir's results, of either kind; a sweep's shards are gathered first."""
+  """A workdir's results, of either kind; gathers a sweep's shards first."""
   if tuned.is_tuned(folder):
     return tuned.load(folder)
   return results.load(shards.gather(folder))
@@ -40,12 +40,12 @@ def report(
 ) -> None:
   """Prints every run's tables; writes figure, page and scoreboard.json into `out`.
 
-  also_own: of several runs, writes each one's figure into its own workdir too.
+  also_own: also writes each of several runs' figures into its own workdir.
   """
   for run in runs:
     _show(run)
     if also_own and len(runs) > 1:
-      _draw(run, _place(run), anonymous)
+      _draw(run, _workdir(run), anonymous)
   out.mkdir(parents=True, exist_ok=True)
   sweeps = [(r, n) for r, n in zip(runs, names, strict=True) if isinstance(r, Analysis)]
   if len(runs) == 1:
@@ -61,17 +61,17 @@ def report(
 
 
 def finish(run: Run | Path) -> None:
-  """What a run does at its end: prints its tables, writes figure and page beside them.
+  """Ends a run: prints its tables, writes its page and, for fine-tuning, its figure.
 
-  run: an analysis, whose figure is there already, or the workdir of fine-tuning.
+  run: an analysis whose figure is already written, or a fine-tuning workdir.
   """
   if isinstance(run, Path):
     run = tuned.load(run)
     tuned.write(run, run.path)
   _show(run)
-  place = _place(run)
-  _write_page([run], [run.label], place, anonymous=False)
-  print(f'figure: {place / "figure.png"}\nreport: {place / "report.html"}')
+  workdir = _workdir(run)
+  _write_page([run], [run.label], workdir, anonymous=False)
+  print(f'figure: {workdir / "figure.png"}\nreport: {workdir / "report.html"}')
 
 
 def side_by_side(
@@ -81,9 +81,9 @@ def side_by_side(
   *,
   anonymous: bool = False,
 ) -> None:
-  """Prints run B beside run A; into `out`, if given, compare.json and a page."""
+  """Prints run B beside run A; writes compare.json and a page into `out`, if given."""
   a, b = runs
-  grids, text = _compared(a, b)
+  grids, text = _compare(a, b)
   print(f'A: {names[0]}\nB: {names[1]}')
   table.show_grids(grids)
   if out:
@@ -95,7 +95,7 @@ def side_by_side(
 
 
 def labels(runs: Sequence[Run], places: Sequence[str], anonymous: bool) -> list[str]:
-  """The runs' names, told apart by their places or, anonymously, by number."""
+  """The runs' names, made unique by their places or, if anonymous, by number."""
   names = [run.label for run in runs]
   if len(set(names)) == len(names):
     return names
@@ -104,7 +104,7 @@ def labels(runs: Sequence[Run], places: Sequence[str], anonymous: bool) -> list[
   return [f'{name} ({place})' for name, place in zip(names, places, strict=True)]
 
 
-def _compared(a: Run, b: Run) -> tuple[list[table.Grid], str]:
+def _compare(a: Run, b: Run) -> tuple[list[table.Grid], str]:
   """The tables that compare two runs, and compare.json; raises ConfigError."""
   if isinstance(a, Tuned) and isinstance(b, Tuned):
     return compare_tuned.grids(a, b), compare_tuned.to_json(a, b)
@@ -130,12 +130,14 @@ def _draw(run: Run, out: Path, anonymous: bool) -> None:
     results.write(run, out, anonymous=anonymous)
 
 
-def _place(run: Run) -> Path:
+def _workdir(run: Run) -> Path:
   return run.path if isinstance(run, Tuned) else run.workdir
 
 
-def _write_page(runs: Sequence[Run], names, out: Path, anonymous: bool) -> None:
-  board = scoreboard.judge(*pooled.every(runs, names))
+def _write_page(
+  runs: Sequence[Run], names: Sequence[str], out: Path, anonymous: bool
+) -> None:
+  board = scoreboard.judge(*pooled.pool(runs, names))
   text = json.dumps(board.to_json(), indent=1, allow_nan=False)
   try:
     (out / 'scoreboard.json').write_text(text + '\n')

@@ -1,4 +1,4 @@
-"""Reads what a run leaves behind, and turns it into curves, a fit and a figure."""
+"""Reads a run's results into curves with their fits; writes the analysis files."""
 
 import csv
 import dataclasses
@@ -13,12 +13,12 @@ from onlyif_jax.config import ConfigError, RunConfig, flatten, freeze, swept
 from onlyif_jax.workdir import Workdir
 
 FITTED = 0.95  # seen exact match of a member that has learned its own rules
-TRANSFER_FROM = 0.5  # below this seen exact match, unseen / seen means little
+TRANSFER_FROM = 0.5  # with less seen exact match, unseen / seen means little
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """One line of results.csv or, with a step, of dynamics.csv."""
+  """One row of results.csv or, with a step, of dynamics.csv."""
 
   member: str
   reference: str  # '' for members of the sweep
@@ -41,7 +41,7 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-  """Unseen exact match over I, of one variant, no-op share, rate and slice."""
+  """Unseen exact match over I for one variant, no-op share, learning rate and slice."""
 
   name: str
   noop_share: float
@@ -51,11 +51,11 @@ class Curve:
   variant: str = ''
 
   def points(self) -> list[Point]:
-    """What `fit_transition` takes."""
+    """The input of `fit_transition`."""
     return [Point(r.instructions, r.sum, r.count, r.seed, r.rule_se) for r in self.rows]
 
   def by_count(self) -> dict[int, list[Row]]:
-    """I -> one row per seed, in order of I."""
+    """I -> one row per seed, sorted by I."""
     out: dict[int, list[Row]] = {}
     for row in sorted(self.rows, key=lambda r: (r.instructions, r.seed)):
       out.setdefault(row.instructions, []).append(row)
@@ -86,7 +86,7 @@ class Analysis:
 
   @property
   def experiment(self) -> str:
-    """The name of its config file, by which targets know it."""
+    """The config file's name, which targets refer to."""
     return self.config.name
 
   @property
@@ -96,7 +96,7 @@ class Analysis:
 
   @property
   def papers_size(self) -> str:
-    """The size that is the papers' own."""
+    """The config size that has the papers' own settings."""
     return 'full'
 
   @property
@@ -111,37 +111,37 @@ class Analysis:
     return int(data.epochs * data.examples) // data.batch_size
 
   def values(self, split: str, slice_name: str = 'all', metric='exact_match'):
-    """member -> its row of the final evaluation."""
-    wanted = (split, slice_name, metric)
-    return {r.member: r for r in self.rows if (r.split, r.slice, r.metric) == wanted}
+    """Member -> its row of the final evaluation."""
+    key = (split, slice_name, metric)
+    return {r.member: r for r in self.rows if (r.split, r.slice, r.metric) == key}
 
   def difference(self, a: Mapping[str, Row], b: Mapping[str, Row]):
-    """Mean of a - b, rows by seed, with its interval; None without a shared seed."""
-    from onlyif_jax.analysis import spread  # it reads these classes
+    """Mean of a - b (seed -> row) with its interval; None without a shared seed."""
+    from onlyif_jax.analysis import spread  # imports this module
 
     return spread.difference(a, b)
 
   def remark(self, slice_name: str) -> str:
-    """What must be said of a slice's values; nothing of those of a sweep."""
+    """A caveat about a slice's values; a sweep has none."""
     del slice_name
     return ''
 
   def references(self) -> dict[str, float]:
-    """Reference -> unseen exact match, the mean over its members."""
-    found: dict[str, list[float]] = {}
+    """Reference -> mean unseen exact match of its members."""
+    values: dict[str, list[float]] = {}
     for row in self.values('unseen').values():
-      if row.reference not in ('', 'explore'):  # these look for the step
-        found.setdefault(row.reference, []).append(row.value)
-    return {name: sum(v) / len(v) for name, v in found.items()}
+      if row.reference not in ('', 'explore'):  # 'explore' members search for the step
+        values.setdefault(row.reference, []).append(row.value)
+    return {name: sum(v) / len(v) for name, v in values.items()}
 
   def to_json(self) -> dict[str, Any]:
     """The content of transition.json."""
-    from onlyif_jax.analysis import diversity, sweetspot  # they read these classes
+    from onlyif_jax.analysis import diversity, sweetspot  # import this module
 
-    every = {c.name: _describe(c) | self.fits[c.name].to_json() for c in self.curves}
-    out = every[self.curves[0].name] | {'curves': every}
-    if found := diversity.one_curve(self):
-      out['one_curve'] = found
+    curves = {c.name: _describe(c) | self.fits[c.name].to_json() for c in self.curves}
+    out = curves[self.curves[0].name] | {'curves': curves}
+    if one_curve := diversity.one_curve(self):
+      out['one_curve'] = one_curve
     if spots := sweetspot.best_shares(self):
       names = {key: f'{key[0]} in-domain + {key[1]} others' for key in spots}
       out['best_shares'] = {names[k]: dataclasses.asdict(v) for k, v in spots.items()}
@@ -151,7 +151,7 @@ class Analysis:
 def load(workdir: Path | str) -> Analysis:
   """Reads a workdir and fits its curves, writing nothing; raises ConfigError.
 
-  A run that is still going on is read as far as it is.
+  An unfinished run is read as far as it has results.
   """
   workdir = Path(workdir)
   if not workdir.is_dir():
@@ -163,7 +163,7 @@ def load(workdir: Path | str) -> Analysis:
       f'{workdir / "results.csv"} has no results yet; run onlyif_jax.main first'
     )
   provenance = workdir / 'provenance.json'
-  curves = _curves(rows, config)
+  curves = curves_of(rows, config)
   return Analysis(
     workdir=workdir,
     config=config,
@@ -184,7 +184,7 @@ def analyse(workdir: Path | str) -> Analysis:
 
 def write(run: Analysis, out: Path, *, anonymous: bool = False) -> None:
   """Writes transition.json, figure.png and anatomy.png; raises ConfigError."""
-  from onlyif_jax.analysis import figures, figures_anatomy  # they read this module
+  from onlyif_jax.analysis import figures, figures_anatomy  # import this module
 
   text = json.dumps(run.to_json(), indent=1, allow_nan=False)
   try:
@@ -198,7 +198,7 @@ def write(run: Analysis, out: Path, *, anonymous: bool = False) -> None:
 
 
 def read_points(path: str, x: str, k: str, n: str, seed: str | None) -> list[Point]:
-  """Points from the named columns of any csv file; raises ConfigError."""
+  """Reads points from the named columns of a csv file; raises ConfigError."""
   try:
     with open(path, newline='') as file:
       reader = csv.DictReader(file)
@@ -224,20 +224,22 @@ def read_points(path: str, x: str, k: str, n: str, seed: str | None) -> list[Poi
 
 
 def mean(rows: Iterable[Row]) -> float:
-  """The mean over members of their values; nan for none."""
+  """Mean value of some rows; nan without any."""
   values = [r.value for r in rows]
   return sum(values) / len(values) if values else math.nan
 
 
 def transfer(unseen: Row, seen: Row | None) -> float | None:
-  """Unseen / seen exact match of a member, None where seen is below 0.5."""
+  """A member's unseen / seen exact match; None if seen is below 0.5."""
   if seen is None or seen.value < TRANSFER_FROM:
     return None
   return unseen.value / seen.value
 
 
-def over_time(run: Analysis, rows: Iterable[Row], split: str = 'dev'):
-  """(last, largest) exact match during training, means over the rows' members."""
+def over_time(
+  run: Analysis, rows: Iterable[Row], split: str = 'dev'
+) -> tuple[float, float] | None:
+  """(last, best) exact match during training, means over the rows' members."""
   last, best = [], []
   for row in rows:
     trace = [
@@ -254,7 +256,7 @@ def over_time(run: Analysis, rows: Iterable[Row], split: str = 'dev'):
 
 
 def settings(run: Analysis, *, anonymous: bool = False) -> list[str]:
-  """What a figure's footer says: seeds, rules, budget, optimiser, model, commit."""
+  """The parts of a figure's footer: seeds, rules, budget, optimiser, model, commit."""
   c = run.config
   seeds = {r.seed for r in run.curves[0].rows}
   examples = max((r.count for r in run.values('unseen').values()), default=0)
@@ -287,39 +289,38 @@ def _describe(curve: Curve) -> dict[str, Any]:
   } | ({'variant': curve.variant} if curve.variant else {})
 
 
-def _curves(rows: Iterable[Row], config: RunConfig) -> tuple[Curve, ...]:
-  """The sweep's curves. Main: first variant, smallest share and rate; has-op inputs.
+def curves_of(rows: Iterable[Row], config: RunConfig) -> tuple[Curve, ...]:
+  """The sweep's curves; the first has the first variant and the least share and rate.
 
-  Averaged over no-op and has-op inputs, accuracy starts at one half, so that the
-  has-op half is what compares with a sweep without no-ops.
+  It is of has-op inputs: averaged over no-op and has-op inputs, accuracy starts at
+  one half and does not compare with a sweep without no-ops.
   """
   noops = getattr(config.task, 'noops', False)
-  first = ('noop=0', 'noop=1', 'all') if noops else ('all',)
-  wanted = [
+  slices = ['noop=0', 'noop=1', 'all'] if noops else ['all']
+  unseen = [
     r
     for r in rows
     if not r.reference and (r.split, r.metric) == ('unseen', 'exact_match')
   ]
-  shares = sorted({r.noop_share for r in wanted}) or [0.0]
-  rates = sorted({r.learning_rate for r in wanted}) or [0.0]
-  extra = sorted({r.slice for r in wanted if r.slice.startswith(('cell=', 'mix='))})
-  out = []
+  shares = sorted({r.noop_share for r in unseen}) or [0.0]
+  rates = sorted({r.learning_rate for r in unseen}) or [0.0]
+  slices += sorted({r.slice for r in unseen if r.slice.startswith(('cell=', 'mix='))})
+  curves = []
   for variant in config.sweep.variants or ('',):
     for share in shares:
       for rate in rates:
         prefix = f'{variant}/' if variant else ''
         prefix += f'noop_share={share:g}/' if len(shares) > 1 else ''
         prefix += f'learning_rate={rate:g}/' if len(rates) > 1 else ''
-        for name in (*first, *extra):
+        for name in slices:
           key = (share, rate, name)
-          held = (
+          members = tuple(
             r
-            for r in wanted
+            for r in unseen
             if (r.noop_share, r.learning_rate, r.slice) == key and r.variant == variant
           )
-          curve = Curve(f'{prefix}unseen/{name}', *key, tuple(held), variant)
-          out.append(curve)
-  return tuple(c for n, c in enumerate(out) if c.rows or n == 0)
+          curves.append(Curve(f'{prefix}unseen/{name}', *key, members, variant))
+  return tuple(c for n, c in enumerate(curves) if c.rows or n == 0)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -332,14 +333,14 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _read_rows(workdir: Path, name: str, varied: Sequence[str]) -> tuple[Row, ...]:
-  """The rows of a table; none if it is absent. varied: columns of `Row.swept`."""
-  fields = {f.name: f.type for f in dataclasses.fields(Row)}
+  """The rows of a csv file, none if it is absent; varied: columns of `Row.swept`."""
+  types = {f.name: f.type for f in dataclasses.fields(Row)}
   out: list[Row] = []
-  for line, values in enumerate(Workdir(workdir).read_csv(name), start=2):
-    given = {k: v for k, v in values.items() if k in fields}
-    own = {k: values[k] for k in varied if k in values}
+  for line, cells in enumerate(Workdir(workdir).read_csv(name), start=2):
+    swept_cells = {k: cells[k] for k in varied if k in cells}
     try:
-      out.append(Row(**{k: _value(v, fields[k]) for k, v in given.items()}, swept=own))
+      values = {k: _value(v, types[k]) for k, v in cells.items() if k in types}
+      out.append(Row(**values, swept=swept_cells))
     except (TypeError, ValueError) as e:
       raise ConfigError(f'{workdir / name}, line {line}: {e}') from e
   return tuple(out)

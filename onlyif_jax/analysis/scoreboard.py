@@ -1,4 +1,4 @@
-"""The papers' numbers and claims beside ours: every target, its verdict, the coverage."""
+"""The papers' numbers and claims beside ours: targets, verdicts and the coverage."""
 
 import collections
 import dataclasses
@@ -19,36 +19,36 @@ from onlyif_jax.analysis.verdict import (
 )
 
 _ORDER = (CONTRADICTED, INCONCLUSIVE, SUPPORTED)
-OWN_SIZE = 'at its own size'  # ours is an analogue: sizes and budgets differ
+OWN_SIZE = 'at its own size'  # of the papers' values: our sizes and budgets differ
 
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-  """One target with what each run of its experiment says: (run's label, verdict)."""
+  """One target with the verdict of each run of its experiment: (label, verdict)."""
 
   target: Target
   results: tuple[tuple[str, Verdict], ...]
 
   @property
   def at_papers_size(self) -> bool:
-    """Whether a run of the papers' size has this row's members, all that it needs."""
+    """Whether a run of the papers' size has all the members that the target needs."""
     ran = [v for _, v in self.results if v.state != NOT_RUN and not v.analogue]
     return any(not v.partial for v in ran) and not self.target.arithmetic
 
   @property
   def best(self) -> Verdict:
-    """The verdict to show: of the papers' size, else of an analogue, else not run.
+    """The verdict to show: of a run of the papers' size, else of an analogue.
 
-    Of several runs the one that contradicts, else the one that leaves it open; a run
-    that only lacks some settings does not take the word from one that has them.
+    Complete runs precede partial ones; then contradicted precedes inconclusive, and
+    that supported.
     """
-    ran = [v for _, v in self.results if v.state != NOT_RUN]
+    verdicts = [v for _, v in self.results]
+    ran = [v for v in verdicts if v.state != NOT_RUN]
     ran.sort(key=lambda v: (bool(v.analogue), v.partial, _ORDER.index(v.state)))
-    every = (*ran, *(v for _, v in self.results), Verdict(NOT_RUN))
-    return every[0]
+    return [*ran, *verdicts, Verdict(NOT_RUN)][0]
 
   def to_json(self) -> dict[str, Any]:
-    """Plain values, the verdict first."""
+    """A row of scoreboard.json."""
     t, v = self.target, self.best
     return {
       'id': t.id,
@@ -80,12 +80,12 @@ class Scoreboard:
 
   @property
   def coverage(self) -> tuple[int, int]:
-    """(rows run at the papers' size, all rows); arithmetic needs no run."""
+    """(rows run at the papers' size, all rows), without those that need no run."""
     rows = [line for line in self.lines if not line.target.arithmetic]
     return sum(line.at_papers_size for line in rows), len(rows)
 
   def text(self) -> str:
-    """The coverage in words, with what the verdicts are."""
+    """The coverage in words, with the number of each verdict on analogues."""
     ran, rows = self.coverage
     analogues = collections.Counter(
       line.best.state for line in self.lines if line.best.analogue
@@ -97,27 +97,30 @@ class Scoreboard:
     return f'{out}.'
 
   def of(self, experiments: Iterable[str]) -> list[Line]:
-    """The lines of some experiments, in the file's order."""
-    wanted = set(experiments)
-    return [line for line in self.lines if line.target.experiment in wanted]
+    """The lines of some experiments, in the order of targets.yaml."""
+    names = set(experiments)
+    return [line for line in self.lines if line.target.experiment in names]
 
   def experiments(self) -> list[str]:
-    """The experiments in the file's order."""
+    """The experiments in the order of targets.yaml."""
     return list(dict.fromkeys(line.target.experiment for line in self.lines))
 
   def to_json(self) -> dict[str, Any]:
-    """The content of scoreboard.json, the coverage first."""
+    """The content of scoreboard.json."""
     ran, rows = self.coverage
-    each = {}
+    by_experiment = {}
     for name in self.experiments():
-      own = [line for line in self.of([name]) if not line.target.arithmetic]
-      each[name] = {'run': sum(x.at_papers_size for x in own), 'rows': len(own)}
+      lines = [line for line in self.of([name]) if not line.target.arithmetic]
+      by_experiment[name] = {
+        'run': sum(line.at_papers_size for line in lines),
+        'rows': len(lines),
+      }
     return {
       'coverage': {
         'text': self.text(),
         'run_at_papers_size': ran,
         'rows': rows,
-        'by_experiment': each,
+        'by_experiment': by_experiment,
       },
       'verdicts': collections.Counter(line.best.label for line in self.lines),
       'caveats': targets.read()['caveats'],
@@ -126,23 +129,23 @@ class Scoreboard:
 
 
 def judge(runs: Sequence[Evidence], labels: Sequence[str] = ()) -> Scoreboard:
-  """Every target beside the runs of its experiment; an analogue's has no targets."""
+  """Judges every target by the runs of its experiment."""
   labels = labels or [run.label for run in runs]
   lines = []
   for target in targets.load().values():
-    own = [
+    results = [
       (label, verdict.judge(target, run))
       for run, label in zip(runs, labels, strict=True)
       if run.experiment == target.experiment
     ]
     if target.arithmetic:
-      own = [('', verdict.by_arithmetic(target))]
-    lines.append(Line(target, tuple(own)))
+      results = [('', verdict.by_arithmetic(target))]
+    lines.append(Line(target, tuple(results)))
   return Scoreboard(tuple(lines))
 
 
 def target(figure: str) -> dict[str, Any]:
-  """What a figure shows of the papers; {} for one that they do not have."""
+  """The papers' values that a figure shows; {} for a figure that they do not have."""
   return targets.read()['figures'].get(figure, {})
 
 
@@ -152,7 +155,7 @@ def number(value: float | None) -> str:
 
 
 def estimate(e: Estimate | None) -> str:
-  """'412 [350, 480]', 'both seeds', or '-' where there is none."""
+  """'412 [350, 480]', '412 (seeds: 390, 434)', '412 (one seed)', or '-' for None."""
   if e is None:
     return '-'
   text = number(e.value)
@@ -166,12 +169,12 @@ def estimate(e: Estimate | None) -> str:
 
 
 def flagged(e: Estimate | None) -> str:
-  """An end of the rise, marked where no count lies near it."""
+  """An estimate in words, marked if it is extrapolated."""
   return estimate(e) + (' extrapolated' if e is not None and e.extrapolated else '')
 
 
 def brackets(t: Transition) -> str:
-  """'200 / 1,000': fails up to / holds from."""
+  """The bracket as 'fails up to / holds from', such as '200 / 1,000'."""
   return ' / '.join('-' if x is None else f'{x:,.10g}' for x in t.bracket)
 
 
@@ -186,6 +189,7 @@ def compare(run: Analysis) -> list[tuple[str, str, str]]:
 
 
 def _imin(t: Transition) -> dict[str, dict[str, str]]:
+  """Quantity -> '' (there is one curve) -> our value."""
   return {
     'bracket': {'': brackets(t)},
     'i_50': {'': estimate(t.i_50)},
@@ -194,13 +198,15 @@ def _imin(t: Transition) -> dict[str, dict[str, str]]:
 
 
 def _noop(run: Analysis) -> dict[str, dict[str, str]]:
-  """Quantity -> (which no-op share -> ours)."""
-  each, values = {}, []
+  """Quantity -> no-op share in words -> our value."""
+  steps, values = {}, []
   for curve in run.curves:
     if curve.slice == 'noop=0':
       t = run.fits[curve.name]
-      where = curve.name.removesuffix('unseen/noop=0').rstrip('/')
-      each[f', {where}' if where else ''] = f'{estimate(t.i_50)}; bracket {brackets(t)}'
+      share = curve.name.removesuffix('unseen/noop=0').rstrip('/')
+      steps[f', {share}' if share else ''] = (
+        f'{estimate(t.i_50)}; bracket {brackets(t)}'
+      )
       values += [t.i_50.value] if t.i_50 else []
   spread = f'{max(values) / min(values):.2f}' if len(values) > 1 else '-'
-  return {'i_50': each, 'share_spread': {'': spread}}
+  return {'i_50': steps, 'share_spread': {'': spread}}

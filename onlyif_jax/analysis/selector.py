@@ -1,6 +1,7 @@
-"""Picks the members that a target speaks of out of a run's results."""
+"""Selects the rows of a run's results that a target is about."""
 
 import dataclasses
+import operator
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
@@ -11,20 +12,26 @@ from onlyif_jax.analysis.transition import Transition
 
 COLUMNS = ('instructions', 'noop_share', 'learning_rate')
 PLACE = ('split', 'slice', 'metric', 'reference')
+_COMPARE = {
+  '<': operator.lt,
+  '<=': operator.le,
+  '>': operator.gt,
+  '>=': operator.ge,
+}
 _LIST = re.compile(
   r'[\s()\[\]]*-?[\d.]+([eE][-+]?\d+)?([\s()\[\]|,/:]+-?[\d.]+)*[\s()\[\],]*'
 )
 
 
 class Evidence(Protocol):
-  """What targets are judged by: a run's final results and what they hold for.
+  """By what targets are judged: a run's final results and its settings.
 
-  An `Analysis` is one; `tuned_evidence` makes one of a fine-tuning run.
+  `Analysis` implements it for a sweep, `tuned_evidence` for a fine-tuning run.
   """
 
   @property
   def experiment(self) -> str:
-    """The name of its config file, by which targets know it."""
+    """The config file's name, which targets refer to."""
     ...
 
   @property
@@ -39,7 +46,7 @@ class Evidence(Protocol):
 
   @property
   def papers_size(self) -> str:
-    """The size that is the papers' own."""
+    """The config size that has the papers' own settings."""
     ...
 
   @property
@@ -49,7 +56,7 @@ class Evidence(Protocol):
 
   @property
   def rows(self) -> Sequence[Row]:
-    """The final evaluation."""
+    """The rows of the final evaluation."""
     ...
 
   @property
@@ -59,33 +66,33 @@ class Evidence(Protocol):
 
   @property
   def fits(self) -> Mapping[str, Transition]:
-    """A curve's name -> its fit."""
+    """Curve's name -> its fit."""
     ...
 
   def values(
     self, split: str, slice_name: str = 'all', metric: str = 'exact_match'
   ) -> dict[str, Row]:
-    """member -> its row of the final evaluation."""
+    """Member -> its row of the final evaluation."""
     ...
 
   def difference(self, a: Mapping[str, Row], b: Mapping[str, Row]) -> Mean | None:
-    """Mean of a - b, rows by seed; None where they cannot be compared."""
+    """Mean of a - b (seed -> row); None if they cannot be compared."""
     ...
 
   def remark(self, slice_name: str) -> str:
-    """What must be said of a slice's values, or ''."""
+    """A caveat about a slice's values, or ''."""
     ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-  """The seeds of one setting: what a mean is taken over."""
+  """The seeds of one setting, over which a mean is taken."""
 
   key: Mapping[str, Any]  # field -> value, of every field that may differ
   rows: Mapping[str, Row]  # seed -> its row
 
   def name(self, fields: Sequence[str]) -> str:
-    """'I = 400, noop_share = 0.1' of the fields that the run varies."""
+    """The group by some fields, such as 'I = 400, noop_share = 0.1'."""
     short = {'instructions': 'I'}
     parts = []
     for field in fields:
@@ -97,12 +104,12 @@ class Group:
     return ', '.join(parts)
 
   def without(self, *fields: str) -> tuple[tuple[str, str], ...]:
-    """The key's other fields, to find the group's counterpart."""
+    """The key without some fields, to find the group's counterpart."""
     return tuple((k, str(v)) for k, v in self.key.items() if k not in fields)
 
 
 class Selector:
-  """A run's final results by the fields that targets name."""
+  """Selects a run's final results by the fields that targets name."""
 
   def __init__(self, run: Evidence):
     self.run = run
@@ -111,7 +118,7 @@ class Selector:
     self.fields = (*COLUMNS, *sorted(swept), *PLACE)
 
   def value(self, row: Row, field: str) -> Any:
-    """A row's column or swept setting, else the run's setting; None: unknown."""
+    """A row's column or swept setting, else the run's setting; None if unknown."""
     if field == 'optim.learning_rate':
       return row.learning_rate
     if field in COLUMNS or field in PLACE:
@@ -120,35 +127,36 @@ class Selector:
     return swept[field] if field in swept else self.settings.get(field)
 
   def settings_of(self, group: Group, fields: Iterable[str]) -> list[Any]:
-    """The values of some fields that all rows of a group have."""
+    """A group's values of some fields."""
     row = next(iter(group.rows.values()))
     return [self.value(row, field) for field in fields]
 
   def groups(self, where: Mapping[str, Any]) -> list[Group]:
-    """The groups that `where` selects, in the order of their values."""
-    found: dict[tuple[str, ...], tuple[dict[str, Any], dict[str, Row]]] = {}
+    """The groups that `where` selects, sorted by the values of their key."""
+    keys: dict[tuple[str, ...], dict[str, Any]] = {}
+    rows: dict[tuple[str, ...], dict[str, Row]] = {}  # seed -> row, of each key
     for row in self.run.rows:
-      if all(matches(self.value(row, f), wanted) for f, wanted in where.items()):
+      if all(matches(self.value(row, f), pattern) for f, pattern in where.items()):
         key = {f: self.value(row, f) for f in self.fields}
-        place = tuple(map(str, key.values()))
-        found.setdefault(place, (key, {}))[1][row.seed] = row
-    groups = [Group(*pair) for pair in found.values()]
+        text = tuple(map(str, key.values()))
+        keys.setdefault(text, key)
+        rows.setdefault(text, {})[row.seed] = row
+    groups = [Group(key, rows[text]) for text, key in keys.items()]
     if 'learning_rate' not in where:
       groups = self._own_rate(groups)
     return sorted(groups, key=lambda g: [order(v) for v in g.key.values()])
 
   def curves(self, where: Mapping[str, Any]) -> list[Curve]:
-    """The fitted curves whose members `where` selects, whatever their counts."""
-    place = {'split': 'unseen', 'metric': 'exact_match'}
-    if any(not matches(v, where[f]) for f, v in place.items()):
+    """The fitted curves whose rows `where` selects, whatever their counts."""
+    fixed = {'split': 'unseen', 'metric': 'exact_match'}  # of every curve
+    if any(not matches(value, where[f]) for f, value in fixed.items()):
       return []
-    rest = {f: w for f, w in where.items() if f not in place and f != 'instructions'}
-    return [
-      curve
-      for curve in self.run.curves
-      if curve.rows
-      and all(matches(self.value(r, f), w) for r in curve.rows for f, w in rest.items())
-    ]
+    rest = {f: p for f, p in where.items() if f not in (*fixed, 'instructions')}
+
+    def selected(row: Row) -> bool:
+      return all(matches(self.value(row, f), pattern) for f, pattern in rest.items())
+
+    return [c for c in self.run.curves if c.rows and all(map(selected, c.rows))]
 
   def varied(self, groups: Sequence[Group]) -> list[str]:
     """The fields in which groups differ, the number of instructions first."""
@@ -156,40 +164,39 @@ class Selector:
     return fields or ['instructions']
 
   def _own_rate(self, groups: list[Group]) -> list[Group]:
-    """Of several learning rates the config's own, where it is among them."""
-    own = self.settings.get('optim.learning_rate')
-    kept = [g for g in groups if matches(g.key['learning_rate'], own)]
+    """The groups of the config's own learning rate; all, if it has none."""
+    rate = self.settings.get('optim.learning_rate')
+    kept = [g for g in groups if matches(g.key['learning_rate'], rate)]
     return kept or groups
 
 
-def matches(value: Any, wanted: Any) -> bool:
-  """Whether a value is the wanted one, in a list of them, or in a range ('<=5')."""
-  if isinstance(wanted, list | tuple):
-    return any(matches(value, w) for w in wanted)
-  if wanted == '*':
+def matches(value: Any, pattern: Any) -> bool:
+  """Whether a value is the pattern, in a list of them, or in a range ('<=5', '*')."""
+  if isinstance(pattern, list | tuple):
+    return any(matches(value, p) for p in pattern)
+  if pattern == '*':
     return True
-  if isinstance(wanted, str) and (found := re.match(r'([<>]=?)(-?[\d.]+)$', wanted)):
-    number = _numbers(value)
-    if number is None or len(number) != 1:
-      return False
-    x, limit = number[0], float(found[2])
-    return {'<': x < limit, '<=': x <= limit, '>': x > limit, '>=': x >= limit}[
-      found[1]
-    ]
-  left, right = _numbers(value), _numbers(wanted)
+  if isinstance(pattern, str):
+    bound = re.match(r'([<>]=?)(-?[\d.]+)$', pattern)
+    if bound:
+      number = _numbers(value)
+      if number is None or len(number) != 1:
+        return False
+      return _COMPARE[bound[1]](number[0], float(bound[2]))
+  left, right = _numbers(value), _numbers(pattern)
   if left is not None and right is not None:
     return left == right
-  return str(value) == str(wanted)
+  return str(value) == str(pattern)
 
 
 def order(value: Any) -> tuple:
-  """A key that sorts numbers by size, before words."""
+  """A sort key: numbers by size, before words."""
   numbers = _numbers(value)
   return (0, numbers, '') if numbers is not None else (1, (), str(value))
 
 
 def _numbers(value: Any) -> tuple[float, ...] | None:
-  """'1|5', '[1, 5]', '20/0/0' or a number as numbers; None for words."""
+  """The numbers in '1|5', '[1, 5]', '20/0/0' or a number; None for words."""
   text = str(value)
   if isinstance(value, bool) or not _LIST.fullmatch(text):
     return None
@@ -200,5 +207,5 @@ def _numbers(value: Any) -> tuple[float, ...] | None:
 
 
 def _swept(row: Row) -> Mapping[str, Any]:
-  """Field -> value of what the run's variants change."""
+  """Field -> value, of the fields that the run's variants change."""
   return dict(getattr(row, 'swept', None) or {})

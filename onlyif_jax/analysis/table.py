@@ -20,12 +20,12 @@ from onlyif_jax.analysis.results import (
 from onlyif_jax.analysis.selector import Evidence
 from onlyif_jax.analysis.verdict import NOT_RUN
 
-WIDE = 200  # characters in a line where there is no terminal to ask
+WIDE = 200  # characters in a line if the output is no terminal
 
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-  """A table as text: what the terminal and the html page both show."""
+  """A table of text cells, for the terminal and for the html page."""
 
   title: str
   columns: tuple[str, ...]
@@ -33,12 +33,12 @@ class Grid:
 
 
 def grids(run: Analysis) -> list[Grid]:
-  """The run's tables: counts, then the papers' step, then reference members."""
+  """The run's tables: exact match by count, the papers' step, reference members."""
   out = [_noop(run) if run.config.figure == 'noop' else _counts(run)]
-  if compared := scoreboard.compare(run):
-    goal = scoreboard.target(run.config.figure)['figure']
+  if steps := scoreboard.compare(run):
+    figure = scoreboard.target(run.config.figure)['figure']
     columns = ('', f'papers, {scoreboard.OWN_SIZE}', 'here [95 % interval over seeds]')
-    out.append(Grid(f'The step, beside {goal}', columns, tuple(compared)))
+    out.append(Grid(f'The step, beside {figure}', columns, tuple(steps)))
   if references := run.references():
     rows = ((name, f'{value:.3f}') for name, value in references.items())
     title = 'Reference members'
@@ -47,23 +47,24 @@ def grids(run: Analysis) -> list[Grid]:
 
 
 def verdicts(run: Evidence) -> Grid | None:
-  """The papers' rows that the run can speak of; None without any."""
+  """The targets on which the run has a verdict; None without any."""
   board = scoreboard.judge([run])
-  own = board.of([run.experiment])
+  lines = board.of([run.experiment])
   rows = tuple(
     (line.target.text, line.target.figure, line.target.printed or '-', v.ours, v.label)
-    for line in own
+    for line in lines
     if (v := line.best).state != NOT_RUN
   )
   if not rows:
     return None
-  left = len(own) - len(rows)
-  title = board.text() + (f' {left} more of this experiment: not run.' if left else '')
+  title, not_run = board.text(), len(lines) - len(rows)
+  if not_run:
+    title += f' {not_run} more of this experiment: not run.'
   return Grid(title, ('of the papers', 'where', 'value', 'here', 'verdict'), rows)
 
 
 def notes(run: Analysis) -> list[str]:
-  """What must be said beside the numbers."""
+  """Notes on the numbers: seeds without fit, noise of the rules, the papers."""
   out = []
   if run.main.reason:
     out.append(f'No fit for {run.main.reason}.')
@@ -77,20 +78,22 @@ def notes(run: Analysis) -> list[str]:
 
 
 def show(run: Analysis, console: Console | None = None) -> None:
-  """Prints the tables and the settings that they hold for."""
-  found = verdicts(run)
-  console = show_grids([*grids(run), *([found] if found else [])], console)
+  """Prints the tables, the notes and the settings."""
+  tables = grids(run)
+  if board := verdicts(run):
+    tables.append(board)
+  console = show_grids(tables, console)
   for text in (*notes(run), '; '.join(settings(run))):
     console.print(text, highlight=False, markup=False)
 
 
-def show_grids(some: Iterable[Grid], console: Console | None = None) -> Console:
-  """Prints tables; returns the console, wide where there is no terminal."""
+def show_grids(tables: Iterable[Grid], console: Console | None = None) -> Console:
+  """Prints tables; returns the console, which is wide if there is no terminal."""
   console = console or Console()
   if not console.is_terminal:
     console = Console(file=console.file, width=WIDE)
-  for grid in some:
-    # A bracketed range is text here, not rich's markup.
+  for grid in tables:
+    # Escaped, since a bracketed range would be rich's markup.
     table = Table(
       title=escape(grid.title),
       title_justify='left',
@@ -106,32 +109,32 @@ def show_grids(some: Iterable[Grid], console: Console | None = None) -> Console:
 
 
 def _counts(run: Analysis) -> Grid:
-  """One row per count of the main curve, and of the others that are like it."""
+  """One row per count of each curve that has the main curve's slice."""
   seen, main = run.values('seen'), run.curves[0]
   curves = [c for c in run.curves if c.slice == main.slice]
-  named = len(curves) > 1
+  several = len(curves) > 1
   rows = []
   for curve in curves:
     name = curve.name.rpartition('unseen/')[0].rstrip('/') or '-'
     for count, members in curve.by_count().items():
       ratios = [transfer(r, seen.get(r.member)) for r in members]
-      kept = [ratio for ratio in ratios if ratio is not None]
+      ratios = [ratio for ratio in ratios if ratio is not None]
       trace = over_time(run, members)
       rows.append(
         (
-          *([name] if named else []),
+          *([name] if several else []),
           f'{count:,}',
           f'{run.config.data.examples / count:,.4g}',
           str(len(members)),
           _spread(members),
           f'{_rule_se(members):.3f}',
           _spread(seen[r.member] for r in members if r.member in seen),
-          f'{sum(kept) / len(kept):.2f}' if kept else '-',
+          f'{sum(ratios) / len(ratios):.2f}' if ratios else '-',
           '{:.2f} / {:.2f}'.format(*trace) if trace else '-',
         )
       )
   columns = (
-    *(['setting'] if named else []),
+    *(['setting'] if several else []),
     'I',
     'S = N/I',
     'seeds',
@@ -147,7 +150,7 @@ def _counts(run: Analysis) -> Grid:
 
 
 def _noop(run: Analysis) -> Grid:
-  """One row per no-op share and count; false ops and false no-ops in the last two."""
+  """One row per no-op share, rate and count; the last columns are error rates."""
   measures = (
     ('has-op', 'noop=0', 'exact_match'),
     ('no-op', 'noop=1', 'exact_match'),
@@ -157,18 +160,18 @@ def _noop(run: Analysis) -> Grid:
     ('false op', 'noop=1', 'false_op'),
     ('false no-op', 'noop=0', 'false_no_op'),
   )
-  found = [run.values('unseen', part, metric) for _, part, metric in measures]
+  values = [run.values('unseen', part, metric) for _, part, metric in measures]
   groups: dict[tuple[float, float, int], list[str]] = {}
   for row in run.values('unseen').values():
     if not row.reference:
       key = (row.noop_share, row.learning_rate, row.instructions)
       groups.setdefault(key, []).append(row.member)
-  rates = len({rate for _, rate, _ in groups}) > 1
+  several_rates = len({rate for _, rate, _ in groups}) > 1
   rows = []
   for (share, rate, count), members in sorted(groups.items()):
-    own = [[f[m] for m in members if m in f] for f in found]
-    cells = [_spread(own[0]), *map(_plain, own[1:])]
-    name = f'{share:.0%}' + (f' @ {rate:g}' if rates else '')
+    has_op, *others = [[v[m] for m in members if m in v] for v in values]
+    name = f'{share:.0%}' + (f' @ {rate:g}' if several_rates else '')
+    cells = (_spread(has_op), *map(_plain, others))
     rows.append((name, f'{count:,}', str(len(members)), *cells))
   columns = ('no-ops', 'I', 'seeds', *(name for name, _, _ in measures))
   title = f'{run.label}: unseen exact match, means over seeds'
@@ -176,7 +179,7 @@ def _noop(run: Analysis) -> Grid:
 
 
 def _spread(rows: Iterable[Row]) -> str:
-  """'0.52 [0.41..0.60]', without the range for one seed."""
+  """'0.520 [0.41..0.60]', without the range for one seed."""
   rows = list(rows)
   if not rows:
     return '-'
@@ -190,5 +193,5 @@ def _plain(rows: list[Row]) -> str:
 
 
 def _rule_se(rows: list[Row]) -> float:
-  """Standard error of the mean over seeds that comes from the sample of rules."""
+  """Standard error of the mean over seeds due to the sample of rules."""
   return sum(r.rule_se**2 for r in rows) ** 0.5 / len(rows)

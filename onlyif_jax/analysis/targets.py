@@ -3,11 +3,11 @@
 A target is one printed number or one claim. Its `where` selects rows of results.csv:
 a column (instructions, noop_share, split, slice, metric, reference), a swept setting
 or a field of the config -> a value, a list of them, or '<=500', '>0', '*' (any).
-Unless it says otherwise: split unseen, slice all, exact match, no reference members.
-A claim's `predicate` is one of PREDICATES with its arguments; to be supported it must
-have been run at every value of every list of its `where`, and of `needs`, which says so
-of what `where` has as a range or leaves open. A gain is 100 (a / b - 1) of two other
-targets. The tables of the file become one target per cell.
+Defaults: split unseen, slice all, exact match, no reference members. A claim's
+`predicate` is one of PREDICATES with its arguments. To be supported, it must have been
+run at every value listed in its `where` and in its `needs`, which lists values of
+fields that `where` gives as a range or omits. A gain is 100 (a / b - 1) of two other
+targets. The file's tables become one target per cell.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ DEFAULTS = {
   'metric': 'exact_match',
   'reference': '',
 }
-# name -> what it says of the selected groups of members (all seeds of one setting)
+# name -> its meaning for the selected groups (the seeds of one setting)
 PREDICATES = {
   'fails': 'every group is at most 0.05',
   'holds': 'every group is at least 0.9 of the best, which is at least 0.5',
@@ -65,18 +65,18 @@ class Target:
   text: str
   where: Mapping[str, Any]
   value: float | None = None  # as printed, percent where `percent`
-  digits: int = 2  # printed behind the point
-  percent: bool = False  # ours is a share
+  digits: int = 2  # printed after the decimal point
+  percent: bool = False  # the printed value is in percent, ours is a share
   n: int | None = None  # the papers' test examples; None: not given
   predicate: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   needs: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # field -> values
   gain: tuple[str, str] | None = None  # ids of a and b
-  unplaced: bool = False  # it is not known which point the number belongs to
+  unplaced: bool = False  # the papers do not say which point the number belongs to
   caveats: tuple[str, ...] = ()
 
   @property
   def scale(self) -> float:
-    """Ours times this is in the papers' unit."""
+    """The factor from our unit to the papers'."""
     return 100.0 if self.percent else 1.0
 
   @property
@@ -99,18 +99,18 @@ def read() -> dict[str, Any]:
 
 @functools.cache
 def load() -> dict[str, Target]:
-  """id -> target, in the file's order; raises ValueError where the file is wrong."""
-  out: dict[str, Target] = {}
+  """Id -> target, in the file's order; raises ValueError if the file is invalid."""
+  targets: dict[str, Target] = {}
   file = read()
-  tables = (cell for table in file['tables'] for cell in _cells(table))
-  for fields in (*file['targets'], *tables):
+  cells = (cell for table in file['tables'] for cell in _cells(table))
+  for fields in (*file['targets'], *cells):
     target = _make(fields)
-    if target.id in out:
+    if target.id in targets:
       raise ValueError(f'target {target.id} is there twice')
-    out[target.id] = target
-  for target in out.values():
-    _check(target, out)
-  return out
+    targets[target.id] = target
+  for target in targets.values():
+    _check(target, targets)
+  return targets
 
 
 def experiments() -> dict[str, dict[str, Any]]:
@@ -119,9 +119,8 @@ def experiments() -> dict[str, dict[str, Any]]:
 
 
 def question(experiment: str) -> str:
-  """What an experiment asks; that of `imin` for one that the papers do not have."""
-  known = experiments()
-  return known.get(experiment, known['imin'])['question']
+  """An experiment's question; that of `imin` for one that the papers do not have."""
+  return experiments().get(experiment, experiments()['imin'])['question']
 
 
 def caveat(name: str) -> str:
@@ -139,7 +138,7 @@ def _make(fields: dict[str, Any]) -> Target:
 
 
 def _cells(table: dict[str, Any]) -> Iterator[dict[str, Any]]:
-  """A table's cells as fields of targets; null is a cell that the record lacks."""
+  """The fields of a target for each cell of a table; null is an unknown cell."""
   shared = ('experiment', 'paper', 'figure', 'percent', 'digits')
   for row, values in table['rows'].items():
     for (name, column), value in zip(table['columns'].items(), values, strict=True):
@@ -162,19 +161,19 @@ def _cells(table: dict[str, Any]) -> Iterator[dict[str, Any]]:
       elif column.get('unplaced'):
         fields |= {'unplaced': True, 'where': table.get('where', {})}
       else:
-        own = {table['rows_are']: row} | column['where']
-        fields |= {'where': table.get('where', {}) | own, 'n': column.get('n')}
+        where = table.get('where', {}) | {table['rows_are']: row} | column['where']
+        fields |= {'where': where, 'n': column.get('n')}
       yield fields
 
 
 def _gain(table: dict[str, Any], row: str, column: dict[str, Any]) -> tuple[str, str]:
-  """The ids of the two cells; the other may stand in a table of the same kind."""
-  own = f'{table["id"]}/{row}/{column["of"]}'
+  """The ids of a gain's two cells; the baseline may be in another such table."""
+  cell = f'{table["id"]}/{row}/{column["of"]}'
   for other in (table, *read()['tables']):
     same = other['experiment'] == table['experiment']
     if same and column['gain'] in other['rows'] and column['of'] in other['columns']:
-      return own, f'{other["id"]}/{column["gain"]}/{column["of"]}'
-  raise ValueError(f'{own}: there is no row {column["gain"]} to gain on')
+      return cell, f'{other["id"]}/{column["gain"]}/{column["of"]}'
+  raise ValueError(f'{cell}: there is no row {column["gain"]} to gain on')
 
 
 def _check(target: Target, known: Mapping[str, Target]) -> None:

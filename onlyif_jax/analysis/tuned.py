@@ -1,8 +1,8 @@
 """Results of fine-tuning runs: curves over the number of rules, fits, a figure.
 
-A run of a symbolic task is a curve as the sweeps from scratch have it: exact match on
-unseen rules against their number, no-ops and the others apart. A run of mixtures is a
-table, a row for each mixture.
+A run of a symbolic task gives the same curves as a sweep from scratch: exact match on
+unseen rules against their number, for no-ops and for other inputs. A run of mixtures
+gives a table with one row per mixture.
 """
 
 import collections
@@ -16,17 +16,19 @@ from typing import Any, NamedTuple
 import numpy as np
 from rich.console import Console
 
+from onlyif_jax import config as config_lib
 from onlyif_jax.analysis import figures_style as style
-from onlyif_jax.analysis import table
+from onlyif_jax.analysis import panels, table
 from onlyif_jax.analysis.transition import Point, Transition, fit_transition
 from onlyif_jax.config import ConfigError
+from onlyif_jax.tuning_settings import parse_variant
 
 ZERO_SHOT = 'zero-shot'  # the row of the model before any fine-tuning
 OTHERS, NOOPS = 'noop=0', 'noop=1'
 
 
 class Result(NamedTuple):
-  """One line of results.csv."""
+  """One row of results.csv."""
 
   name: str
   seed: str
@@ -38,6 +40,7 @@ class Result(NamedTuple):
   metric: str
   sum: float
   count: int
+  variant: str = ''  # one of instructions.variants
 
   @property
   def value(self) -> float:
@@ -46,12 +49,15 @@ class Result(NamedTuple):
 
   @property
   def row(self) -> str:
-    """The name without its seed."""
+    """The name without its seed, which all seeds share."""
     return without_seed(self.name)
 
 
 class Tuned(NamedTuple):
-  """A run's config, results and fits by 'split, slice'."""
+  """A run's config and results; fits: 'split, slice' -> fit.
+
+  Of several variants each has its own fits, 'variant/split, slice'.
+  """
 
   path: Path
   config: dict[str, Any]
@@ -60,8 +66,25 @@ class Tuned(NamedTuple):
 
   @property
   def symbolic(self) -> bool:
-    """Whether it is a run of a symbolic task, with numbers of rules."""
+    """Whether the run is of a symbolic task rather than of mixtures."""
     return 'task' in self.config
+
+  @property
+  def variants(self) -> tuple[str, ...]:
+    """The texts of the run's variants; ('',) where there is only one."""
+    return tuple(self.config.get('instructions', {}).get('variants', ())) or ('',)
+
+  def changes(self, variant: str) -> dict[str, Any]:
+    """The settings that a variant changes: 'task.depth' -> 4; its counts too."""
+    if not variant:
+      return {}
+    kind = config_lib.task_settings(self.config['task']['name'])
+    return parse_variant(kind, variant)
+
+  def task(self, variant: str) -> dict[str, Any]:
+    """The settings of the task in a variant."""
+    changes = self.changes(variant).items()
+    return self.config['task'] | {k.removeprefix('task.'): v for k, v in changes}
 
   @property
   def label(self) -> str:
@@ -69,28 +92,40 @@ class Tuned(NamedTuple):
     return f'{self.config["name"]}-{self.config["size"]}'
 
   @property
+  def base_name(self) -> str:
+    """The name of the base model's directory, or what stands for it."""
+    directory = self.config['base']['directory']
+    return Path(directory).name or 'a small decoder made on the spot'
+
+  @property
+  def trained_weights(self) -> str:
+    """'LoRA rank 16' or 'all weights'."""
+    rank = self.config['lora']['rank']
+    return f'LoRA rank {rank}' if rank else 'all weights'
+
+  @property
   def provenance(self) -> dict[str, Any]:
-    """The content of provenance.json; {} where there is none."""
+    """The content of provenance.json; {} if there is none."""
     return read_json(self.path / 'provenance.json')
 
   @property
   def steps(self) -> dict[str, Transition]:
-    """The fits that are shown: of whole splits, and of no-ops and others apart."""
+    """The fits that are shown: of whole splits, of no-ops and of the others."""
     parts = ('all', OTHERS, NOOPS)
     return {k: fit for k, fit in self.fits.items() if k.split(', ')[1] in parts}
 
-  def mean(self, name: str, **wanted) -> float | None:
-    """The mean of a row's values over seeds; name without its seed."""
+  def mean(self, name: str, **fields: str) -> float | None:
+    """A row's mean over seeds, of the results with these fields."""
     values = [
       r.value
       for r in self.results
-      if r.row == name and all(getattr(r, k) == v for k, v in wanted.items())
+      if r.row == name and all(getattr(r, k) == v for k, v in fields.items())
     ]
     return float(np.mean(values)) if values else None
 
 
 def is_tuned(workdir: Path) -> bool:
-  """Whether a directory holds a run of fine-tuning."""
+  """Whether a directory holds a fine-tuning run."""
   try:
     return 'tune' in json.loads((workdir / 'config.json').read_text())
   except (OSError, ValueError):
@@ -98,45 +133,51 @@ def is_tuned(workdir: Path) -> bool:
 
 
 def without_seed(name: str) -> str:
-  """A row's name as its other seeds have it too."""
+  """A row's name without its seed."""
   return re.sub(r'-s\d+$', '', name)
 
 
 def shots_row(shots: int) -> str:
-  """The row of the model before fine-tuning that is shown so many solved examples."""
+  """The row of the untuned model with `shots` solved examples in the prompt."""
   return f'{shots}-shot' if shots else ZERO_SHOT
 
 
 def untuned(row: str) -> str:
-  """What such a row is, in words; '' for a fine-tuned model."""
-  if row == ZERO_SHOT:
+  """A row of the untuned model in words; '' for a fine-tuned model.
+
+  Where variants ask different questions, the row's name has them: 'zero-shot-depth4'.
+  """
+  if re.fullmatch(rf'{ZERO_SHOT}(-.+)?', row):
     return 'before tuning'
-  found = re.fullmatch(r'(\d+)-shot', row)
-  if found is None:
+  match = re.fullmatch(r'(\d+)-shot(-.+)?', row)
+  if match is None:
     return ''
-  many = '' if found[1] == '1' else 's'
-  return f'before tuning, {found[1]} example{many} in the prompt'
+  plural = '' if match[1] == '1' else 's'
+  return f'before tuning, {match[1]} example{plural} in the prompt'
 
 
 def load(path: Path) -> Tuned:
-  """The results of a workdir, with the fits; raises ConfigError where there are none."""
+  """Reads a workdir's results and fits them; raises ConfigError if there are none."""
   file = path / 'results.csv'
   if not file.exists():
     raise ConfigError(f'{path} has no results.csv yet; run main with its config first')
   config = json.loads((path / 'config.json').read_text())
+  if 'instructions' in config:  # runs of before there were variants
+    config['instructions'].setdefault('variants', [])
   with file.open(newline='') as lines:
     results = [
       Result(
         *(row['name'], row['seed'], int(row['instructions']), row['subset']),
         *(row['mixture'], row['split'], row['slice'], row['metric']),
-        *(float(row['sum']), int(row['count'])),
+        *(float(row['sum']), int(row['count']), row.get('variant') or ''),
       )
       for row in csv.DictReader(lines)
     ]
   curves = collections.defaultdict(list)
   for r in results:
     if r.metric == 'exact_match' and r.instructions and r.subset == 'all':
-      curves[f'{r.split}, {r.slice}'].append(
+      name = f'{r.variant}/' if r.variant else ''
+      curves[f'{name}{r.split}, {r.slice}'].append(
         Point(r.instructions, r.sum, r.count, r.seed)
       )
   fits = {name: fit_transition(points) for name, points in curves.items()}
@@ -144,7 +185,7 @@ def load(path: Path) -> Tuned:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-  """A JSON file's object; {} where there is none. Raises ConfigError."""
+  """The object in a JSON file, {} without a file; raises ConfigError."""
   if not file.exists():
     return {}
   try:
@@ -155,51 +196,55 @@ def read_json(file: Path) -> dict[str, Any]:
 
 def write(run: Tuned, out: Path) -> None:
   """Writes transition.json (of symbolic runs) and figure.png; raises ConfigError."""
-  from onlyif_jax.analysis import tuned_tables  # it reads these classes
+  from onlyif_jax.analysis import tuned_sweep, tuned_tables  # import this module
 
   try:
     out.mkdir(parents=True, exist_ok=True)
     if run.symbolic:
-      told = {name: fit.to_json() for name, fit in run.fits.items()}
-      (out / 'transition.json').write_text(json.dumps(told, indent=1) + '\n')
+      fits = {name: fit.to_json() for name, fit in run.fits.items()}
+      content = fits | tuned_sweep.best_shares_json(run)
+      (out / 'transition.json').write_text(json.dumps(content, indent=1) + '\n')
     tuned_tables.draw(run, out / 'figure.png')
   except OSError as e:
     raise ConfigError(f'{out}: cannot write the analysis ({e.strerror})') from e
 
 
 def show(run: Tuned, console: Console | None = None) -> None:
-  """Prints the results as tables, with what must be said of them below."""
-  from onlyif_jax.analysis import tuned_evidence, tuned_tables
+  """Prints the results as tables, with notes below."""
+  from onlyif_jax.analysis import tuned_evidence, tuned_tables  # import this module
 
-  found = table.verdicts(tuned_evidence.of(run))
-  grids = [*tuned_tables.grids(run), *([found] if found else [])]
-  out = table.show_grids(grids, console)
+  grids = tuned_tables.grids(run)
+  if verdicts := table.verdicts(tuned_evidence.of(run)):
+    grids.append(verdicts)
+  console = table.show_grids(grids, console)
   for note in tuned_tables.notes(run):
-    out.print(note, highlight=False, markup=False)
+    console.print(note, highlight=False, markup=False)
 
 
 def grid(run: Tuned) -> table.Grid:
-  """A row of results for each number of rules and subset, or for each mixture."""
+  """Mean results: a row per number of rules and subset, or per mixture."""
   if not run.symbolic:
     return _mixtures(run)
   splits = list(dict.fromkeys(r.split for r in run.results))
   columns = [(split, part) for split in splits for part in ('all', OTHERS, NOOPS)]
   names = list(dict.fromkeys(r.row for r in run.results))
-  lines = []
+  rows = {}
   for name in sorted(names, key=lambda n: _order(run, n)):
-    values = [
+    means = (
       run.mean(name, split=split, slice=part, metric='exact_match')
       for split, part in columns
-    ]
-    lines.append([name, *(_text(v) for v in values)])
-  kept = [n for n in range(len(columns)) if any(line[n + 1] for line in lines)]
-  header = ('row', *(f'{columns[n][0]} {columns[n][1]}' for n in kept))
-  rows = tuple((line[0], *(line[n + 1] for n in kept)) for line in lines)
-  return table.Grid('Exact match, mean over seeds', header, rows)
+    )
+    rows[name] = [_text(mean) for mean in means]
+  kept = [n for n in range(len(columns)) if any(cells[n] for cells in rows.values())]
+  return table.Grid(
+    'Exact match, mean over seeds',
+    ('row', *(' '.join(columns[n]) for n in kept)),
+    tuple((name, *(cells[n] for n in kept)) for name, cells in rows.items()),
+  )
 
 
 def draw(run: Tuned, file) -> None:
-  """Exact match against the number of rules: no-ops, the others, both; subsets."""
+  """Draws exact match over the number of rules, for no-ops, other inputs and both."""
   plt = style.pyplot()
   with plt.rc_context(style.STYLE):
     page = style.Page(plt, f'{run.config["name"]}: unseen rules after fine-tuning')
@@ -207,43 +252,65 @@ def draw(run: Tuned, file) -> None:
     unseen = [
       r for r in run.results if r.split == 'unseen' and r.metric == 'exact_match'
     ]
-    series = (('all', 'all'), (OTHERS, 'inputs with x'), (NOOPS, 'no-ops'))
-    for n, (part, label) in enumerate(series):
-      own = [r for r in unseen if r.slice == part]
-      if own:
-        _curve(axes, own, style.look(n), label)
-        _flat(axes, own, style.look(n), label)
+    for n, (label, results) in enumerate(_series(run, unseen)):
+      if results:
+        _curve(axes, results, style.look(n), label)
+        _untuned_lines(axes, results, style.look(n), label)
     axes.set(
       xscale='log', ylim=(-0.03, 1.03), xlabel='training rules I', ylabel='exact match'
     )
-    parts = [_footer(run)]
-    if run.config['paper']:
-      parts.append(f'paper: {run.config["paper"]}')
-    style.save(plt, page.finish(parts, [axes]), file)
+    panels.count_ticks(axes.xaxis)
+    style.save(plt, page.finish(footer(run), [axes]), file)
 
 
-def _curve(axes, own: Sequence[Result], look, label: str) -> None:
-  points = [r for r in own if r.instructions and r.subset == 'all']
+def _series(run: Tuned, unseen: Sequence[Result]) -> list[tuple[str, list[Result]]]:
+  """(label, results) of each variant: of all inputs, with x, and no-ops."""
+  parts = {'all': 'all', OTHERS: 'inputs with x', NOOPS: 'no-ops'}
+  parts = {k: v for k, v in parts.items() if any(r.slice == k for r in unseen)}
+  series = []
+  for variant in run.variants:
+    words = panels.setting_words(
+      {k: v for k, v in run.changes(variant).items() if k.startswith('task.')}
+    )
+    for part, label in parts.items():
+      results = [r for r in unseen if (r.slice, r.variant) == (part, variant)]
+      if words:
+        label = f'{words}: {label}' if len(parts) > 1 else words
+      series.append((label, results))
+  return series
+
+
+def _curve(axes, results: Sequence[Result], look: style.Look, label: str) -> None:
+  """Means and seeds over I; subsets as hollow points."""
+  points = [r for r in results if r.instructions and r.subset == 'all']
   counts = sorted({r.instructions for r in points})
   means = [np.mean([r.value for r in points if r.instructions == i]) for i in counts]
-  how = {'color': look.colour, 'marker': look.marker, 'linestyle': look.line}
-  axes.plot(counts, means, label=label, **how)
+  axes.plot(
+    counts,
+    means,
+    label=label,
+    color=look.colour,
+    marker=look.marker,
+    linestyle=look.line,
+  )
   if len({r.seed for r in points}) > 1:
     x, y = [r.instructions for r in points], [r.value for r in points]
     axes.scatter(x, y, s=12, color=look.colour, alpha=0.5)
-  hollow = [r for r in own if r.subset not in ('all', '') and r.instructions]
-  for r in hollow:
+  subsets = [r for r in results if r.subset not in ('all', '') and r.instructions]
+  for r in subsets:
     axes.plot(
       r.instructions, r.value, marker=look.marker, color=look.colour, mfc='white'
     )
     axes.annotate(r.subset, (r.instructions, r.value), fontsize=7)
 
 
-def _flat(axes, own: Iterable[Result], look, label: str) -> None:
-  """The model before fine-tuning as lines: alone, and with examples in the prompt."""
-  for r in own:
+def _untuned_lines(
+  axes, results: Iterable[Result], look: style.Look, label: str
+) -> None:
+  """The untuned model as lines: zero-shot, and with examples in the prompt."""
+  for r in results:
     if words := untuned(r.row):
-      line = ':' if r.row == ZERO_SHOT else (0, (6, 2, 1, 2))
+      line = ':' if r.row.startswith(ZERO_SHOT) else (0, (6, 2, 1, 2))
       axes.axhline(
         r.value, color=look.colour, lw=0.9, ls=line, label=f'{label}, {words}'
       )
@@ -260,23 +327,27 @@ def _mixtures(run: Tuned) -> table.Grid:
   return table.Grid('Mixtures, mean over seeds', ('mixture', *header), tuple(rows))
 
 
-def _order(run: Tuned, name: str):
+def _order(run: Tuned, name: str) -> tuple[int, int, bool, str]:
+  """Sorts rows by variant and the number of rules, whole sets before subsets."""
   for r in run.results:
     if r.row == name:
-      return r.instructions, r.subset != 'all', r.subset
-  return 0, False, ''
+      # What the untuned model says comes first, whatever the variant.
+      variant = run.variants.index(r.variant) if r.instructions else -1
+      return variant, r.instructions, r.subset != 'all', r.subset
+  return -1, 0, False, ''
 
 
 def _text(value: float | None) -> str:
   return '' if value is None else f'{value:.3f}'
 
 
-def _footer(run: Tuned) -> str:
+def footer(run: Tuned) -> list[str]:
+  """The footer of a symbolic run's figure: settings, and the papers' result."""
   c = run.config
   seeds = len({r.seed for r in run.results})
-  base = Path(c['base']['directory']).name or 'a small decoder made on the spot'
-  how = f'LoRA rank {c["lora"]["rank"]}' if c['lora']['rank'] else 'all weights'
-  return (
-    f'{base}; {how}; N = {c["instructions"]["examples"]:,}; '
+  settings = (
+    f'{run.base_name}; {run.trained_weights}; '
+    f'N = {c["instructions"]["examples"]:,}; '
     f'{c["tune"]["epochs"]} passes; seeds: {seeds}; size {c["size"]}'
   )
+  return [settings, *([f'paper: {c["paper"]}'] if c['paper'] else [])]

@@ -1,15 +1,16 @@
-"""A fine-tuning run as the scoreboard sees it: its results under the targets' names.
+"""Translates a fine-tuning run's results to the names that targets use.
 
-Symbolic tasks: examples are counted in the papers' number of them, so that half of a
-smaller run's is the half; a run of algebra has one depth, which is its slice, and one
-share of diverse rules (pooled.py judges several together). Mixtures: a row for every
-printed column of benchmarks, by the thousands of each source, and for how they cover the
-tests. Two models that were scored on the same problems are compared problem by problem.
+Symbolic tasks: the number of examples is scaled to the papers', so that half of a
+smaller run's budget counts as half of theirs; a variant of algebra has one depth, which
+is its slice, and one share of diverse rules (pooled.py judges several runs together).
+Mixtures: a row for every printed column of benchmarks, keyed by the thousands of
+each source, and for how the mixtures cover the tests. Two models that were scored on
+the same problems are compared problem by problem.
 """
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from onlyif_jax import config as config_lib
@@ -23,38 +24,40 @@ from onlyif_jax.analysis.transition import Transition
 from onlyif_jax.analysis.tuned import Result, Tuned
 
 PAPERS_SIZE = '7b'
-DEPTHS = (3, 4)  # of the papers' algebra; another one stands for the first
+DEPTHS = (3, 4)  # of the papers' algebra; see `_papers_depths` for others
 COVER = 'knn_cover'  # share of test prompts near a row of the mixture
-_THOUSANDS = 50  # of the papers' examples of algebra
+_THOUSANDS = 50  # the papers' examples of algebra, in thousands
 
 
 def of(run: Analysis | Tuned) -> Evidence:
-  """What a run of either kind says to the papers' targets; raises ConfigError."""
+  """The evidence of a run of either kind; raises ConfigError."""
   if isinstance(run, Analysis):
     return run
-  known = {'base.parameters': run.provenance.get('base_parameters')}
-  told = (run.config['name'], run.label, run.config['size'])
-  settings = config_lib.flatten(run.config) | known
+  names = (run.config['name'], run.label, run.config['size'])
+  settings = config_lib.flatten(run.config)
+  settings['base.parameters'] = run.provenance.get('base_parameters')
   if run.symbolic:
-    return TunedEvidence(*told, settings, tuple(_symbolic(run)))
+    tasks = tuple(run.task(variant) for variant in run.variants)
+    return TunedEvidence(*names, settings, tuple(_symbolic(run)), tasks=tasks)
   views, covers = paper_tables.scores(run), tuple(_covers(run))
   plan = paper_tables.layout(run, views) if views else None
   if plan is None or not _places(plan):
-    return TunedEvidence(*told, settings, covers)
-  # What the scores tell, since benchmarks may be run by another protocol later.
-  asked = {s.origin.get('protocol') for v in views for s in v.scores} - {None}
-  if asked:
-    settings |= {'benchmarks.protocol': ', '.join(sorted(map(str, asked)))}
+    return TunedEvidence(*names, settings, covers)
+  # The scores' protocol, since benchmarks may be run by another one than the config's.
+  protocols = {s.origin.get('protocol') for v in views for s in v.scores} - {None}
+  if protocols:
+    settings['benchmarks.protocol'] = ', '.join(sorted(map(str, protocols)))
   rows = (*_mixtures(run, plan, views), *covers)
-  return TunedEvidence(*told, settings, rows, plan, tuple(views))
+  return TunedEvidence(*names, settings, rows, plan, tuple(views))
 
 
 @dataclasses.dataclass(frozen=True)
 class TunedEvidence:
   """A fine-tuning run's results; see `selector.Evidence`.
 
-  flat_config has the number of the base's weights too. plan, views: the tables and the
-  benchmark scores of a run of mixtures. No target speaks of a fit of these runs.
+  flat_config also has the number of the base's weights. plan, views: tables and
+  benchmark scores of a run of mixtures. tasks: of a symbolic run, by variant. curves
+  and fits are empty, since no target is about a fit of these runs.
   """
 
   experiment: str
@@ -64,33 +67,35 @@ class TunedEvidence:
   rows: tuple[Row, ...]
   plan: Layout | None = None
   views: tuple[Scores, ...] = ()
+  tasks: tuple[Mapping[str, Any], ...] = ()
   papers_size: str = PAPERS_SIZE
   curves: tuple[Curve, ...] = ()
   fits: Mapping[str, Transition] = dataclasses.field(default_factory=dict)
 
   def values(self, split: str, slice_name: str = 'all', metric: str = 'exact_match'):
-    """member -> its row of the final evaluation."""
-    wanted = (split, slice_name, metric)
-    return {r.member: r for r in self.rows if (r.split, r.slice, r.metric) == wanted}
+    """Member -> its row of the final evaluation."""
+    key = (split, slice_name, metric)
+    return {r.member: r for r in self.rows if (r.split, r.slice, r.metric) == key}
 
   def difference(self, a: Mapping[str, Row], b: Mapping[str, Row]) -> Mean | None:
-    """Mean of a - b; of benchmarks over the same problems, and the spread of runs.
+    """Mean of a - b (seed -> row); of benchmarks over the same problems.
 
-    Where no row has a second seed, that spread is assumed, as everywhere.
+    Its interval includes the spread of runs, which is assumed if no row has two seeds.
     """
-    first, second = next(iter(a.values())), next(iter(b.values()))
-    if first.metric == COVER:
-      # There is one draw; the prompts that are covered are not told one by one.
-      half = spread.NORMAL * math.hypot(*map(spread.row_noise, (first, second)))
-      return Mean(first.value - second.value, half, 1)
+    row_a, row_b = next(iter(a.values())), next(iter(b.values()))
+    if row_a.metric == COVER:
+      # One draw, of which the single prompts are not recorded.
+      half = spread.NORMAL * math.hypot(
+        spread.row_noise(row_a), spread.row_noise(row_b)
+      )
+      return Mean(row_a.value - row_b.value, half, 1)
     if self.plan is None:
       return spread.difference(a, b)
-    measures = _measures(self.plan)[first.slice]
-    view = next(
-      v for v in self.views if _version(v, self.views, measures) == _of(first)
-    )
-    low, high = (tuned.without_seed(row.member) for row in (second, first))
-    gap = view.gap(low, high, measures)
+    measures = _measures(self.plan)[row_a.slice]
+    version = row_a.swept.get('version', '')
+    view = next(v for v in self.views if _version(v, self.views, measures) == version)
+    name_a, name_b = (tuned.without_seed(row.member) for row in (row_a, row_b))
+    gap = view.gap(name_b, name_a, measures)
     if gap is None:
       return None
     half = math.inf
@@ -102,31 +107,43 @@ class TunedEvidence:
     return Mean(gap.value, half, min(len(a), len(b)))
 
   def remark(self, slice_name: str) -> str:
-    """What an average lacks here, or what a depth stands for."""
+    """A caveat: an average lacks benchmarks, or a depth stands for another."""
     if self.plan is not None:
-      for name, (_, own, _) in _places(self.plan).items():
-        if own == slice_name and name in self.plan.short:
+      for name, (_, column_slice, _) in _places(self.plan).items():
+        if column_slice == slice_name and name in self.plan.short:
           had = ', '.join(' '.join(m).strip() for m in self.plan.columns[name])
           return f'here the mean of {had} alone'
-    depth = self.flat_config.get('task.depth')
-    if slice_name == f'depth={DEPTHS[0]}' and depth not in DEPTHS:
-      return f'expressions of depth {depth} stand for it'
+    for depth, papers_depth in _papers_depths(self.tasks).items():
+      if slice_name == f'depth={papers_depth}' and depth != papers_depth:
+        return f'expressions of depth {depth} stand for it'
     return ''
 
 
 def _symbolic(run: Tuned) -> Iterator[Row]:
   """Every result under the fields that targets name."""
   algebra = run.config['task']['name'] == 'algebra'
+  tasks = {variant: run.task(variant) for variant in run.variants}
+  depths = _papers_depths(tasks.values())
+  # What a variant changes keeps its results apart, except for what targets name.
+  named = ('depth', 'specialist', 'diverse_share') if algebra else ()
+  varied = {f for variant in tasks for f in run.changes(variant)}
+  fields = [f.removeprefix('task.') for f in sorted(varied) if f.startswith('task.')]
+  fields = [f for f in fields if f not in named]
   for r in run.results:
-    places = _algebra(run, r) if algebra else _cipher(run, r)
+    task = tasks[r.variant]
+    others = {f'task.{f}': task[f] for f in fields}
+    places = _algebra(task, r, depths) if algebra else _cipher(run, r)
     for changes, swept in places:
-      yield _row(run, r, swept, **changes)
+      swept = others | swept
+      yield sweep_row(run, r, swept, **changes)
 
 
-def _row(run: Tuned, r: Result, swept: Mapping[str, Any], **changes) -> Row:
+def sweep_row(run: Tuned, r: Result, swept: Mapping[str, Any], **changes) -> Row:
+  """A result as a sweep's row; changes: columns that differ from the result's."""
   reference = ''
   if tuned.untuned(r.row):
-    reference = 'zero_shot' if r.row == tuned.ZERO_SHOT else 'few_shot'
+    is_zero = r.row.startswith(tuned.ZERO_SHOT)
+    reference = 'zero_shot' if is_zero else 'few_shot'
   known = {
     'member': r.name,
     'reference': reference,
@@ -140,23 +157,33 @@ def _row(run: Tuned, r: Result, swept: Mapping[str, Any], **changes) -> Row:
 
 
 def _cipher(run: Tuned, r: Result) -> Iterator[tuple[dict, dict]]:
-  """The subset as a number of the papers' examples and the exponent of its law."""
+  """(changed columns, swept): a subset is a number of examples and a power law."""
   name, _, alpha = r.subset.partition(':')
-  known = targets.experiments().get(run.config['name'], {}).get('settings', {})
-  most = known.get('instructions.examples', run.config['instructions']['examples'])
-  examples = most if name == 'all' else most // 2
+  papers = targets.experiments().get(run.config['name'], {}).get('settings', {})
+  budget = papers.get('instructions.examples', run.config['instructions']['examples'])
+  examples = budget if name == 'all' else budget // 2
   yield {}, {'data.examples': examples, 'data.alpha': float(alpha or 0)}
 
 
-def _algebra(run: Tuned, r: Result) -> Iterator[tuple[dict, dict]]:
-  """A generalist's slice of its depth; of a specialist what Fig. 5b and 5c show."""
-  task = run.config['task']
-  inside, depth = task['specialist'], task['depth']
+def _papers_depths(tasks: Iterable[Mapping[str, Any]]) -> dict[int, int]:
+  """Depth of the run -> the papers' depth that it is or, in order, stands for."""
+  depths = sorted({task['depth'] for task in tasks if 'depth' in task})
+  same = {depth: depth for depth in depths if depth in DEPTHS}
+  return same or dict(zip(depths, DEPTHS, strict=False))
+
+
+def _algebra(
+  task: Mapping[str, Any], r: Result, depths: Mapping[int, int]
+) -> Iterator[tuple[dict, dict]]:
+  """(changed columns, swept) of a result, once per name that targets have for it.
+
+  A generalist's depth is a slice; a specialist's results are those of Fig. 5b and 5c.
+  """
+  inside = task['specialist']
   if not inside or r.split == 'seen':
     yield {}, {}
-    if r.slice == 'all':
-      depth = depth if depth in DEPTHS else DEPTHS[0]
-      yield {'slice': f'depth={depth}'}, {}
+    if r.slice == 'all' and task['depth'] in depths:
+      yield {'slice': f'depth={depths[task["depth"]]}'}, {}
     return
   if r.split != 'deeper':
     return  # its unseen rules are not those of Fig. 5a
@@ -171,7 +198,10 @@ def _algebra(run: Tuned, r: Result) -> Iterator[tuple[dict, dict]]:
 
 
 def _mixtures(run: Tuned, plan: Layout, views: Sequence[Scores]) -> Iterator[Row]:
-  """A row for each printed column, mixture and seed; averages are whole at 7b."""
+  """A row per printed column, mixture and seed.
+
+  At the papers' size, averages that lack a benchmark are left out.
+  """
   for name, (split, slice_, metric) in _places(plan).items():
     if name in plan.short and run.config['size'] == PAPERS_SIZE:
       continue
@@ -181,25 +211,27 @@ def _mixtures(run: Tuned, plan: Layout, views: Sequence[Scores]) -> Iterator[Row
       for key, row in plan.rows.items():
         for seed, value in view.by_seed(row, measures).items():
           count = view.size(row, measures)
-          own = Result(
+          result = Result(
             *(f'{row}-s{seed}', seed, 0, '', key, split, slice_, metric),
             *(value * count, count),
           )
           error = view.error(row, seed, measures)
-          yield _row(run, own, {'data.mixture': key, **swept}, rule_se=error)
+          yield sweep_row(run, result, {'data.mixture': key, **swept}, rule_se=error)
 
 
 def _covers(run: Tuned) -> Iterator[Row]:
-  """For each mixture and set of test prompts the share of these that it covers."""
-  found = tuned.read_json(run.path / 'mixture' / 'diversity.json')
+  """The share of each set of test prompts that each mixture covers."""
+  diversity = tuned.read_json(run.path / 'mixture' / 'diversity.json')
   keys = paper_tables.keys(run)
-  for mixture in found.get('mixtures', ()):
+  for mixture in diversity.get('mixtures', ()):
     key = keys.get(mixture['rows'])
-    for name, share in mixture['cover'].items() if key else ():
-      count = found['tests'][name]['prompts']
+    if not key:
+      continue
+    for name, share in mixture['cover'].items():
+      count = diversity['tests'][name]['prompts']
       place = ('test', f'cover={name}', COVER)
-      own = Result(f'{key}-s0', '0', 0, '', str(key), *place, share * count, count)
-      yield _row(run, own, {'data.mixture': key})
+      result = Result(f'{key}-s0', '0', 0, '', key, *place, share * count, count)
+      yield sweep_row(run, result, {'data.mixture': key})
 
 
 def _places(plan: Layout) -> dict[str, tuple[str, str, str]]:
@@ -215,20 +247,15 @@ def _places(plan: Layout) -> dict[str, tuple[str, str, str]]:
 
 def _measures(plan: Layout) -> dict[str, Sequence[Measure]]:
   """Slice -> the measures that its column is the mean of."""
-  return {own: plan.columns[name] for name, (_, own, _) in _places(plan).items()}
+  return {slice_: plan.columns[name] for name, (_, slice_, _) in _places(plan).items()}
 
 
 def _version(view: Scores, views: Sequence[Scores], measures: Sequence[Measure]) -> str:
-  """The version of the problems, '' where there is but one."""
+  """The versions of the problems that other views do not share; '' if all do."""
   names = {name for name, _ in measures}
 
-  def of_view(one: Scores) -> list[str]:
-    found = dict.fromkeys(s.version for s in one.scores if s.benchmark in names)
-    return list(found)
+  def versions(view: Scores) -> list[str]:
+    return list(dict.fromkeys(s.version for s in view.scores if s.benchmark in names))
 
-  every = [of_view(one) for one in views]
-  return ', '.join(v for v in of_view(view) if not all(v in other for other in every))
-
-
-def _of(row: Row) -> str:
-  return row.swept.get('version', '')
+  shared = set.intersection(*(set(versions(v)) for v in views))
+  return ', '.join(v for v in versions(view) if v not in shared)

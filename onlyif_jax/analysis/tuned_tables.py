@@ -1,4 +1,4 @@
-"""Tables, notes and figure of a fine-tuning run: what terminal and page both show."""
+"""Tables, notes and figure of a fine-tuning run, for the terminal and the html page."""
 
 from onlyif_jax.analysis import (
   figures_mixture,
@@ -6,31 +6,34 @@ from onlyif_jax.analysis import (
   paper_tables,
   scoreboard,
   tuned,
+  tuned_sweep,
 )
 from onlyif_jax.analysis.table import Grid
 from onlyif_jax.analysis.tuned import Tuned
 
 
 def draw(run: Tuned, file) -> None:
-  """The run's figure, to a path or a binary file."""
-  if run.symbolic:
-    tuned.draw(run, file)
-  else:
+  """Draws the run's figure to a path or a binary file."""
+  if not run.symbolic:
     figures_mixture.draw(run, paper_tables.scores(run), file)
+  elif tuned_sweep.has_specialists(run):
+    tuned_sweep.draw(run, file)
+  else:
+    tuned.draw(run, file)
 
 
 def grids(run: Tuned) -> list[Grid]:
-  """The tables that the terminal shows as well."""
+  """The run's tables."""
   if run.symbolic:
-    return [tuned.grid(run), *_fits(run)]
+    return [tuned.grid(run), *_fits(run), *tuned_sweep.spots_grid(run)]
   views = paper_tables.scores(run)
-  found = mixture_curve.figure(run, views)
-  spots = [mixture_curve.grid(found)] if found is not None else []
+  figure = mixture_curve.figure(run, views)
+  spots = [mixture_curve.grid(figure)] if figure is not None else []
   return [*paper_tables.grids(run, views), *spots, tuned.grid(run)]
 
 
 def notes(run: Tuned) -> list[str]:
-  """What must be said below them."""
+  """Notes to the tables: noise, missing benchmarks, the papers."""
   out = []
   if not run.symbolic:
     views = paper_tables.scores(run)
@@ -50,6 +53,8 @@ def _fits(run: Tuned) -> list[Grid]:
   rows = tuple(
     (name, scoreboard.estimate(fit.i_50), scoreboard.brackets(fit), fit.reason or '')
     for name, fit in run.steps.items()
+    # The counts of a specialist tell mixtures apart; its accuracy need not rise.
+    if not run.task(name.rpartition('/')[0]).get('specialist')
   )
   columns = ('split, slice', 'I_50', 'fails up to / holds from', 'why no fit')
   return [Grid('The step', columns, rows)] if rows else []

@@ -1,6 +1,6 @@
 """Prepared sets of examples, and the pipeline that reads them without JAX.
 
-TFDS and Grain are imported when a set is opened, not before.
+TFDS and Grain are imported only when a set is opened.
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ def open_set(directory):
 
   `.info.metadata` has the config, the certificate and the hashes; `.info.splits`
   the sizes; `.as_data_source(split)` the examples, text as bytes. Raises
-  ConfigError where the directory holds no such set.
+  ConfigError if the directory holds no such set.
   """
   import tensorflow_datasets as tfds
 
@@ -35,9 +35,9 @@ def pipeline(directory, split: str, batch_size: int, seed: int, epochs: int | No
 
   split: 'train', 'dev', 'unseen' or a part such as 'train[:10%]'; epochs: None for
   no end. A batch has tokens (int32 [B, L]), answer_start, answer_length (int32 [B])
-  and slices (name -> int32 [B]); only the very last one may be smaller than
-  batch_size. `iter` of the result has get_state and set_state: an iterator that is
-  given a stored state goes on with the batch after it.
+  and slices (name -> int32 [B]); only the last one may be smaller than batch_size.
+  Iterators over the result have get_state and set_state: one that is set to a stored
+  state goes on with the next batch.
   """
   import grain
 
@@ -48,14 +48,14 @@ def pipeline(directory, split: str, batch_size: int, seed: int, epochs: int | No
     raise ConfigError(f'{directory} has no split {name!r}; splits: {known}')
   source = builder.as_data_source(split)  # pyright: ignore[reportCallIssue]
   dataset = grain.MapDataset.source(source).shuffle(seed=seed).repeat(epochs)
-  # Grain reads 500 elements ahead unless told; here an element is a batch.
+  # By default Grain reads 500 elements ahead, and here an element is a batch.
   ahead = grain.ReadOptions(num_threads=4, prefetch_buffer_size=16)
   return dataset.map(_arrays).batch(batch_size).to_iter_dataset(ahead)
 
 
 def _arrays(row: dict) -> dict:
   """A row as int32 arrays (TFDS widens scalars), without its texts."""
-  ids = ('tokens', 'answer_start', 'answer_length')
-  out: dict = {k: np.asarray(row[k], np.int32) for k in ids}
-  out['slices'] = {k: np.asarray(v, np.int32) for k, v in row['slices'].items()}
-  return out
+  names = ('tokens', 'answer_start', 'answer_length')
+  arrays: dict = {name: np.asarray(row[name], np.int32) for name in names}
+  arrays['slices'] = {k: np.asarray(v, np.int32) for k, v in row['slices'].items()}
+  return arrays

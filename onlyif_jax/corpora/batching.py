@@ -1,17 +1,17 @@
 """From a plan of rows to batches of tokens, with Grain.
 
-order -> template -> tokens -> truncation -> packing -> batch. The plan says which
-rows; each epoch visits all of them in a keyed order of its own. Batches depend on the
-plan, the rows, the tokenizer and `BatchSettings` alone. `iter` of the result of
-`batches` has get_state and set_state (which Orbax saves); an iterator that is given a
-stored state goes on with the batch after it.
+order -> template -> tokens -> truncation -> packing -> batch. The plan names the rows;
+each epoch visits all of them in a keyed order of its own. Batches depend on the plan,
+the rows, the tokenizer and `BatchSettings` alone. Iterators over the result of `batches`
+have get_state and set_state (which Orbax saves); one that is set to a stored state goes
+on with the next batch.
 
 A batch, as numpy arrays [batch_size, length]:
   tokens     int32
-  weights    float32: 1 where the prediction OF that token counts, 0 on prompts, padding
+  weights    float32: 1 if the prediction OF that token counts, 0 on prompts, padding
              and the first token of a segment
   segments   int32: 1, 2, ... for the rows that share a line, 0 for padding
-  positions  int32: place inside the segment
+  positions  int32: position in the segment
 The last batch is filled up with empty lines (segments and weights 0).
 """
 
@@ -43,7 +43,7 @@ class BatchSettings:
   length: int  # tokens in a line; longer rows are cut at the end
   batch_size: int  # lines in a batch
   epochs: int = 1
-  packing: str = 'first_fit'  # several rows in a line where they fit; 'none': one
+  packing: str = 'first_fit'  # several rows in a line if they fit; 'none': one
   bins: int = 64  # lines that are filled at the same time; more leave less empty
   seed: int = 0  # of the order in each epoch
 
@@ -58,26 +58,26 @@ class BatchSettings:
 
 @dataclasses.dataclass(frozen=True)
 class Survey:
-  """What a plan comes to under some settings; counts of rows are per epoch."""
+  """The size of a plan under some settings; counts of rows are per epoch."""
 
   rows: int  # rows that are trained on
   truncated: int  # rows of these that were cut
-  dropped: int  # rows of the plan whose response was cut off wholly
+  dropped: int  # rows of the plan whose response was cut off entirely
   tokens: int  # of the rows, after cutting
   response_tokens: int  # those that the loss counts
   batches: int  # in all epochs
-  fill: float  # share of the batches' places that hold tokens
+  fill: float  # share of the batches' positions that hold tokens
 
 
 def batches(
   plan: Plan, sources: Sources, tokenizer: Tokenizer, settings: BatchSettings
 ):
-  """A Grain dataset of batches; see above. Raises ConfigError for rows not there."""
+  """A Grain dataset of batches; see above. Raises ConfigError for missing rows."""
   import grain
 
   check_plan(plan, sources)
   examples: Any = _Examples(plan, sources, tokenizer, settings)
-  # Examples are put in order by Grain whatever thread makes them.
+  # Grain keeps the order of examples whatever thread makes them.
   ahead = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_AHEAD)
   rows = grain.MapDataset.source(examples).filter(_is_kept).to_iter_dataset(ahead)
   return _batched(rows, settings, tokenizer.pad_id)
@@ -86,9 +86,9 @@ def batches(
 def survey(
   plan: Plan, sources: Sources, tokenizer: Tokenizer, settings: BatchSettings
 ) -> Survey:
-  """Tokenises every row once and counts; the number of batches is that of `batches`."""
+  """Tokenises every row once and counts; as many batches as `batches` gives."""
   check_plan(plan, sources)
-  lengths, kept_lengths, truncated, answers = [], [], 0, 0
+  lengths, kept_lengths, truncated, response_tokens = [], [], 0, 0
   for source, index in plan:
     ids, mask = _tokens(sources[source][index], tokenizer, settings)
     weights = _weights(mask[: settings.length])
@@ -96,7 +96,7 @@ def survey(
     if lengths[-1]:
       kept_lengths.append(lengths[-1])
       truncated += len(ids) > settings.length
-      answers += int(weights.sum())
+      response_tokens += int(weights.sum())
   count = _count_batches(np.asarray(lengths), settings)
   places = max(count * settings.batch_size * settings.length, 1)
   return Survey(
@@ -104,14 +104,14 @@ def survey(
     truncated=truncated,
     dropped=len(lengths) - len(kept_lengths),
     tokens=sum(kept_lengths),
-    response_tokens=answers,
+    response_tokens=response_tokens,
     batches=count,
     fill=settings.epochs * sum(kept_lengths) / places,
   )
 
 
 def check_plan(plan: Plan, sources: Sources) -> None:
-  """Raises ConfigError for an empty plan, and for rows that its sources lack."""
+  """Raises ConfigError for an empty plan, and for rows that the sources lack."""
   if not len(plan):
     raise ConfigError('the plan has no rows; give its sources larger counts')
   sizes = {name: len(rows) for name, rows in sources.items()}
@@ -126,15 +126,15 @@ def check_plan(plan: Plan, sources: Sources) -> None:
 
 
 def epoch_orders(count: int, epochs: int, seed: int) -> np.ndarray:
-  """[epochs, count] int32: the places of the plan in the order of each epoch."""
+  """The plan's indices in the order of each epoch (int32 [epochs, count])."""
   # One epoch after the other: a program for all would take their memory at once.
-  one = _epoch_order(count)
-  return np.stack([np.asarray(one(seed, epoch), np.int32) for epoch in range(epochs)])
+  order = _epoch_order(count)
+  return np.stack([np.asarray(order(seed, epoch), np.int32) for epoch in range(epochs)])
 
 
 @functools.lru_cache(maxsize=8)
 def _epoch_order(count: int):
-  """(seed, epoch) -> a keyed bijection of [0, count); compiled once per count."""
+  """A program (seed, epoch) -> keyed bijection of [0, count); compiled per count."""
   import jax
   import jax.numpy as jnp
 
@@ -208,7 +208,7 @@ def _batched(rows, settings: BatchSettings, pad_id: int):
       meta_features=('weights',),
     ).map(_packed_line)
   return lines.batch(
-    settings.batch_size, batch_fn=lambda some: _batch(some, settings, pad_id)
+    settings.batch_size, batch_fn=lambda group: _batch(group, settings, pad_id)
   )
 
 
@@ -241,21 +241,21 @@ def _empty_line(length: int, pad_id: int) -> dict[str, np.ndarray]:
 
 
 def _batch(lines, settings: BatchSettings, pad_id: int) -> dict[str, np.ndarray]:
-  lacking = settings.batch_size - len(lines)
-  lines = [*lines, *[_empty_line(settings.length, pad_id)] * lacking]
+  missing = settings.batch_size - len(lines)
+  lines = [*lines, *[_empty_line(settings.length, pad_id)] * missing]
   return {name: np.stack([line[name] for line in lines]) for name in lines[0]}
 
 
 def _count_batches(lengths_P: np.ndarray, settings: BatchSettings) -> int:
-  """The batches of all epochs, packing rows of these lengths (0: dropped)."""
+  """The number of batches in all epochs; lengths_P: of the rows, 0 if dropped."""
   import grain
 
   orders = epoch_orders(len(lengths_P), settings.epochs, settings.seed)
-  made = lengths_P[orders.ravel()]
-  made = made[made > 0]
+  lengths = lengths_P[orders.ravel()]
+  lengths = lengths[lengths > 0]
   if settings.packing == 'none':
-    return -(-len(made) // settings.batch_size)
-  blanks: Any = _Blanks(made)
+    return -(-len(lengths) // settings.batch_size)
+  blanks: Any = _Blanks(lengths)
   rows = grain.MapDataset.source(blanks).to_iter_dataset(
     grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
   )
@@ -263,7 +263,7 @@ def _count_batches(lengths_P: np.ndarray, settings: BatchSettings) -> int:
 
 
 class _Blanks:
-  """Rows of given lengths without contents."""
+  """Random access to rows of given lengths without contents."""
 
   def __init__(self, lengths):
     self._lengths = lengths

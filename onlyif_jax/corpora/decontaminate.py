@@ -1,9 +1,9 @@
-"""Rows that give a test prompt away, found and listed one by one.
+"""Finds rows that give a test prompt away, and lists them one by one.
 
 Texts are compared as words: letters and digits, lower case, without punctuation. A row
-gives a test away if the two share `ngram` words in a row, or if the row holds the whole
-prompt, where that has `substring` characters or more. The whole row is searched, its
-responses as well: that is where a solution would be.
+gives a test away if both share `ngram` consecutive words, or if the row contains the
+whole prompt and that has at least `substring` characters. Responses are searched too,
+since a solution would be there.
 """
 
 import dataclasses
@@ -50,15 +50,15 @@ def words(text: str) -> list[str]:
 
 @dataclasses.dataclass(frozen=True)
 class Detector:
-  """Looks for test prompts in rows; ngram and substring: as `MixtureSettings` says."""
+  """Searches rows for test prompts; ngram and substring: see `MixtureSettings`."""
 
   prompts: tuple[TestPrompt, ...]
   ngram: int
   substring: int
   _plain: tuple[str, ...]
-  _ngrams: dict[str, list[int]]  # n words -> prompts that have them
-  _starts: dict[str, list[int]]  # first characters of a short prompt -> such prompts
-  unchecked: tuple[TestPrompt, ...]  # too short for either search
+  _ngrams: dict[str, list[int]]  # n words -> prompts that contain them
+  _starts: dict[str, list[int]]  # first characters of short prompts -> these prompts
+  unchecked: tuple[TestPrompt, ...]  # too short for both searches
 
   @classmethod
   def of(cls, prompts: Iterable[TestPrompt], ngram: int, substring: int) -> 'Detector':
@@ -68,15 +68,16 @@ class Detector:
     ngrams: dict[str, list[int]] = {}
     starts: dict[str, list[int]] = {}
     for n, prompt in enumerate(prompts):
-      own = words(prompt.text)
-      plain.append(' '.join(own))
-      for gram in dict.fromkeys(_windows(own, ngram)):
+      prompt_words = words(prompt.text)
+      plain.append(' '.join(prompt_words))
+      for gram in dict.fromkeys(_windows(prompt_words, ngram)):
         ngrams.setdefault(gram, []).append(n)
-      # A prompt found whole shares all its words but perhaps the first and the last,
-      # which can be parts of a row's words. Below ngram of them the index is blind.
-      if len(own) < ngram + 2 and len(plain[-1]) >= substring:
+      # A row that contains a whole prompt shares all its words but perhaps the first
+      # and the last, which may be parts of longer words. With fewer than ngram words
+      # left, the n-grams miss it.
+      if len(prompt_words) < ngram + 2 and len(plain[-1]) >= substring:
         starts.setdefault(plain[-1][:substring], []).append(n)
-      elif len(own) < ngram:
+      elif len(prompt_words) < ngram:
         unchecked.append(prompt)
     return cls(
       prompts, ngram, substring, tuple(plain), ngrams, starts, tuple(unchecked)
@@ -84,25 +85,24 @@ class Detector:
 
   def find(self, row: Row) -> list[Hit]:
     """The test prompts that a row gives away, each once, in their order."""
-    own = words(whole(row))
-    plain = ' '.join(own)
-    found: dict[int, str] = {}
+    row_words = words(whole(row))
+    plain = ' '.join(row_words)
+    shared: dict[int, str] = {}  # number of a prompt -> the words that it shares
     if self._ngrams:
-      for gram in _windows(own, self.ngram):
+      for gram in _windows(row_words, self.ngram):
         for n in self._ngrams.get(gram, ()):
-          found.setdefault(n, gram)
+          shared.setdefault(n, gram)
     if self._starts:
       size = self.substring
       for start in {plain[i : i + size] for i in range(len(plain) - size + 1)}:
         for n in self._starts.get(start, ()):
           if self._plain[n] in plain:
-            found[n] = self._plain[n]
+            shared[n] = self._plain[n]
     hits = []
-    for n, shared in sorted(found.items()):
-      prompt, all_of_it = self.prompts[n], self._plain[n] in plain
-      kind = 'substring' if all_of_it else 'ngram'
-      shown = self._plain[n] if all_of_it else shared
-      hits.append(Hit(row.source, row.index, prompt.test, prompt.index, kind, shown))
+    for n, gram in sorted(shared.items()):
+      prompt, is_whole = self.prompts[n], self._plain[n] in plain
+      kind, text = ('substring', self._plain[n]) if is_whole else ('ngram', gram)
+      hits.append(Hit(row.source, row.index, prompt.test, prompt.index, kind, text))
     return hits
 
 
@@ -111,6 +111,6 @@ def find(detector: Detector, rows: Iterable[Row]) -> list[Hit]:
   return [hit for row in rows for hit in detector.find(row)]
 
 
-def _windows(own: Sequence[str], size: int) -> Iterator[str]:
-  for i in range(len(own) - size + 1):
-    yield ' '.join(own[i : i + size])
+def _windows(texts: Sequence[str], size: int) -> Iterator[str]:
+  for i in range(len(texts) - size + 1):
+    yield ' '.join(texts[i : i + size])

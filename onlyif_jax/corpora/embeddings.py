@@ -1,9 +1,9 @@
 """Texts as unit vectors: by a static encoder on disk, or by TF-IDF, which needs none.
 
-The encoder is a directory, so that the same one is used again; nothing is downloaded.
-TF-IDF counts words, pairs of words and runs of 3 and 4 characters, hashed, weighs them
-and keeps the leading dimensions (latent semantic analysis), fitted on all texts at
-once: its vectors compare texts of one call only. Texts count up to LONGEST characters.
+The encoder is a directory and nothing is downloaded. TF-IDF hashes and weighs words,
+pairs of words and runs of 3 and 4 characters, and keeps the leading dimensions (latent
+semantic analysis). It is fitted on all texts of a call, so only vectors of one call can
+be compared. Texts count up to LONGEST characters.
 """
 
 import hashlib
@@ -23,15 +23,15 @@ LONGEST = 2_000  # characters of a text
 BUCKETS = 2**16  # of word features, and as many of characters
 RUNS = (3, 4)  # lengths of runs of characters
 POWER_ROUNDS = 4  # of the subspace iteration
-SPARE = 16  # dimensions beyond those asked for, while it iterates
+SPARE = 16  # extra dimensions of the subspace iteration
 _WORD = re.compile(r'\w+')
 
 
 def encode(texts: Sequence[str], encoder: str = '', dimensions: int = 128):
-  """Unit vectors of texts (float32 [N, D]), zero for a text without anything to see.
+  """Unit vectors of texts (float32 [N, D]), zero for a text without features.
 
-  encoder: a directory, '' for TF-IDF of `dimensions`. Raises ConfigError where the
-  encoder cannot be used.
+  encoder: a directory, '' for TF-IDF of `dimensions`. Raises ConfigError if the encoder
+  cannot be used.
   """
   texts = [text[:LONGEST] for text in texts]
   if encoder:
@@ -46,7 +46,7 @@ def encode(texts: Sequence[str], encoder: str = '', dimensions: int = 128):
 
 
 def identity(encoder: str = '', dimensions: int = 128) -> dict[str, Any]:
-  """What pins the vectors down: the encoder's name and the hash of its files."""
+  """What determines the vectors: the encoder's name and the hash of its files."""
   if not encoder:
     return {'encoder': 'tfidf', 'dimensions': dimensions, 'buckets': BUCKETS}
   folder = _folder(encoder)
@@ -62,7 +62,7 @@ def load(encoder: str) -> Any:
   """The static model of a directory, model2vec's or Sentence-Transformers' form."""
   folder = _folder(encoder)
   try:
-    # Only those who name an encoder need it.
+    # Needed only if an encoder is named.
     from model2vec import StaticModel  # pyright: ignore[reportMissingImports]
   except ImportError:
     raise ConfigError(
@@ -71,7 +71,7 @@ def load(encoder: str) -> Any:
     ) from None
   try:
     return StaticModel.from_pretrained(folder)
-  except Exception as e:  # whatever the files are
+  except Exception as e:  # model2vec raises all kinds for wrong files
     raise ConfigError(
       f'mixture.encoder={encoder!r} is not a static encoder of model2vec or '
       f'Sentence-Transformers: {e}'
@@ -79,7 +79,7 @@ def load(encoder: str) -> Any:
 
 
 def unit(rows_ND) -> np.ndarray:
-  """Rows of length 1; zeros stay (float32)."""
+  """The rows scaled to length 1 (float32); zeros stay."""
   rows_ND = np.asarray(rows_ND, np.float64)
   length_N = np.linalg.norm(rows_ND, axis=1, keepdims=True)
   return (rows_ND / np.where(length_N > 1e-9, length_N, np.inf)).astype(np.float32)
@@ -88,8 +88,8 @@ def unit(rows_ND) -> np.ndarray:
 def tfidf(texts: Sequence[str]) -> Any:
   """Hashed features with weight (1 + ln count) x (1 + ln((1 + N) / (1 + texts))).
 
-  A scipy CSR matrix [N, 2 BUCKETS]; words and characters are scaled to the same length
-  in every text, and each row to 1.
+  A scipy CSR matrix [N, 2 BUCKETS]. In every text, words and characters are scaled to
+  the same length, and then the row to length 1.
   """
   from scipy import sparse  # slow to load
 
@@ -116,9 +116,9 @@ def tfidf(texts: Sequence[str]) -> Any:
 def reduce(matrix: Any, dimensions: int) -> np.ndarray:
   """The rows of X V, V the leading right singular vectors of X (float64 [N, D]).
 
-  Subspace iteration from a fixed start; exact where D + SPARE reaches N. The sign of a
-  dimension makes its largest entry, the first of equals, positive. Less than
-  `dimensions` come back where there are fewer rows.
+  Subspace iteration from a fixed start; exact if D + SPARE reaches N. The sign of a
+  dimension makes its largest entry, the first of equals, positive. With fewer rows than
+  `dimensions` there are fewer columns.
   """
   n = matrix.shape[0]
   width = min(dimensions + SPARE, n)
@@ -126,33 +126,33 @@ def reduce(matrix: Any, dimensions: int) -> np.ndarray:
     return np.zeros((0, dimensions))
   start_NK = np.random.default_rng(0).standard_normal((n, width))
   basis_NK = np.linalg.qr(start_NK)[0]
-  turned = matrix.T.tocsr()  # products are twice as fast as those of the view
+  transposed = matrix.T.tocsr()  # twice as fast in products as the view
   for _ in range(POWER_ROUNDS):
-    basis_NK = np.linalg.qr(matrix @ (turned @ basis_NK))[0]
-  image_KF = (turned @ basis_NK).T
-  values_K, turn_KK = np.linalg.eigh(image_KF @ image_KF.T)
+    basis_NK = np.linalg.qr(matrix @ (transposed @ basis_NK))[0]
+  image_KF = (transposed @ basis_NK).T
+  values_K, rotation_KK = np.linalg.eigh(image_KF @ image_KF.T)
   best = np.argsort(-values_K, kind='stable')[:dimensions]
-  left_ND = basis_NK @ turn_KK[:, best]
+  left_ND = basis_NK @ rotation_KK[:, best]
   out_ND = left_ND * np.sqrt(np.maximum(values_K[best], 0.0))[None, :]
   return out_ND * signs(out_ND)[None, :]
 
 
 def signs(rows_ND: np.ndarray) -> np.ndarray:
-  """+1 or -1 for each dimension, so that its entry of largest size is positive."""
-  # Rounded, so that two entries that are equal but for the last bits stay a tie.
+  """+1 or -1 for each dimension, so that its largest entry in size is positive."""
+  # Rounded, so that entries that differ in the last bits alone are a tie.
   top_D = np.argmax(np.round(np.abs(rows_ND), 9), axis=0)
   return np.where(rows_ND[top_D, np.arange(rows_ND.shape[1])] < 0, -1.0, 1.0)
 
 
 def _features(text: str, known: dict[str, int]) -> np.ndarray:
-  """The features of a text, one entry for each time (int64); known: a cache."""
+  """A text's features, repeated ones included (int64); known: a cache of word hashes."""
   plain = ' '.join(unicodedata.normalize('NFKC', text).casefold().split())
-  own = _WORD.findall(plain)
-  pairs = [f'{a} {b}' for a, b in itertools.pairwise(own)]
-  for word in (*own, *pairs):
+  words = _WORD.findall(plain)
+  words += [f'{a} {b}' for a, b in itertools.pairwise(words)]
+  for word in words:
     if word not in known:
       known[word] = zlib.crc32(word.encode('utf-8', 'surrogatepass')) % BUCKETS
-  parts = [np.array([known[word] for word in (*own, *pairs)], np.int64)]
+  parts = [np.array([known[word] for word in words], np.int64)]
   if plain:
     letters = np.array([ord(c) for c in f' {plain} '], np.uint32)
     for size in RUNS:

@@ -1,7 +1,7 @@
 """The published formats of instruction data sets: columns, and how they become turns.
 
-A format is data: its columns say how a file is recognised, `parse` turns one raw row
-into turns. Columns that are not named are ignored (ids, languages, seeds, ...).
+A file's format is recognised by its columns; `parse` turns one raw row into turns.
+Other columns (ids, languages, seeds, ...) are ignored.
 """
 
 import dataclasses
@@ -26,8 +26,8 @@ _ROLES = {
 class Format:
   """One published row format.
 
-  columns: those that every row has. parse: row -> turns. strings: for a list column,
-  whether its items are strings (LIMA) rather than messages; None where it has none.
+  columns: those that every row has. parse: row -> turns. strings: whether the items of
+  its list column are strings (LIMA) rather than messages; None without such a column.
   """
 
   description: str
@@ -64,7 +64,7 @@ def _with_context(column: str, response: str):
 
 
 def _cot(row):
-  # The target text of the collection's own training code.
+  # As in the collection's own training code.
   rationale, answer = _text(row, 'rationale').strip(), _text(row, 'target')
   response = f'{rationale}\n[ANSWER] {answer}' if rationale and answer else ''
   return [Turn('user', _text(row, 'source')), Turn('assistant', response)]
@@ -105,7 +105,7 @@ def _stackoverflow(row):
 
 
 def _stack_exchange(row):
-  """The accepted answer, or else the best-rated one (the first of equals)."""
+  """The accepted answer, else the best-rated one (the first of equals)."""
   answers = _items(row, 'answers')
 
   def rank(answer) -> tuple[bool, float]:
@@ -115,11 +115,10 @@ def _stack_exchange(row):
     return bool(answer.get('selected')), score
 
   best = max(answers, key=rank, default={})
-  turns = [Turn('user', _text(row, 'question')), Turn('assistant', _text(best, 'text'))]
-  return turns
+  return [Turn('user', _text(row, 'question')), Turn('assistant', _text(best, 'text'))]
 
 
-# Where two formats fit a file, the one with more columns is meant, then the first.
+# Of two formats that fit a file, the one with more columns is chosen, then the first.
 FORMATS: dict[str, Format] = {
   'alpaca': Format(
     'Alpaca: an instruction, perhaps with an input',
@@ -214,15 +213,15 @@ FORMATS: dict[str, Format] = {
 
 def matching(row: Mapping[str, Any]) -> str | None:
   """The name of the format that a raw row fits best, or None."""
-  fits = [name for name, own in FORMATS.items() if _fits(own, row)]
-  return max(fits, key=lambda name: len(FORMATS[name].columns), default=None)
+  fitting = [name for name, form in FORMATS.items() if _fits(form, row)]
+  return max(fitting, key=lambda name: len(FORMATS[name].columns), default=None)
 
 
-def _fits(own: Format, row: Mapping[str, Any]) -> bool:
-  if not set(own.columns) <= set(row):
+def _fits(form: Format, row: Mapping[str, Any]) -> bool:
+  if not set(form.columns) <= set(row):
     return False
-  if own.strings is None:
+  if form.strings is None:
     return True
   items = row['conversations']
   first = items[0] if isinstance(items, list) and items else None
-  return isinstance(first, str) == own.strings
+  return isinstance(first, str) == form.strings

@@ -1,7 +1,7 @@
 """Instruction rows as TFDS datasets, prepared once from a local file.
 
-Written and read without TensorFlow (array_record). TFDS is imported here and is slow
-to import; import this module where a set is opened.
+They are written and read without TensorFlow (array_record). TFDS is slow to import, so
+import this module only where a set is opened.
 """
 
 import hashlib
@@ -20,15 +20,15 @@ from onlyif_jax.config import ConfigError
 from onlyif_jax.corpora.readers import Reader
 from onlyif_jax.corpora.rows import Row, Turn
 
-NAME, VERSION = 'instructions', '1.0.0'  # raise it where a format is read otherwise
+NAME, VERSION = 'instructions', '1.0.0'  # raise it if a format is read differently
 
 
-# Not registered by name: only rows make a set, so nobody can ask for it to be built.
+# Not registered by name: a set is made of rows, so it cannot be built on request.
 class Instructions(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   """Writes the rows of a reader in their order; the i-th example is row i.
 
-  An example has `turns`: role, text and context, as `rows.Turn`. The metadata has
-  the format, the files, their sha256, and the rows left out by reason.
+  An example has `turns` with role, text and context, as `rows.Turn`. The metadata has
+  the format, the files, their sha256, and the number of rows left out by reason.
   """
 
   name = NAME
@@ -40,7 +40,7 @@ class Instructions(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       'format': reader.format,
       'files': [p.name for p in reader.files],
       'sha256': sha256,
-      'dropped': reader.dropped,  # filled in as rows go by, stored after them
+      'dropped': reader.dropped,  # complete after the last row, when it is stored
     }
     super().__init__(data_dir=data_dir)
 
@@ -68,7 +68,7 @@ class Instructions(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 
 class PreparedRows(Sequence[Row]):
-  """The rows of a prepared set: rows[i] has index i. Read from the disk as asked for.
+  """The rows of a prepared set, read from disk on access: rows[i] has index i.
 
   metadata: format, files, sha256, dropped (reason -> rows left out).
   """
@@ -98,8 +98,8 @@ class PreparedRows(Sequence[Row]):
       raise IndexError(f'{self.source} has no row {index}')
     turns = self._data[index]['turns']
     cells = zip(turns['role'], turns['text'], turns['context'], strict=True)
-    made = tuple(Turn(*(cell.decode() for cell in turn)) for turn in cells)
-    return Row(self.source, int(index), made)
+    decoded = tuple(Turn(*(cell.decode() for cell in turn)) for turn in cells)
+    return Row(self.source, int(index), decoded)
 
   def __iter__(self) -> Iterator[Row]:
     return (self[i] for i in range(len(self)))
@@ -114,9 +114,9 @@ def open_rows(
 ) -> PreparedRows:
   """The rows of a local file or directory, prepared in data_dir the first time.
 
-  The place in data_dir follows from the contents, the format and `bad`: a changed
-  file is prepared anew, a renamed one is not. Arguments as of `readers.Reader`, whose
-  ConfigError it passes on; no partly written set remains then.
+  Contents, format and `bad` determine the directory in data_dir, so a changed file is
+  prepared anew and a renamed one is not. Arguments and ConfigError as of
+  `readers.Reader`; no partly written set remains after an error.
   """
   reader = Reader(path, format, source, bad)
   sha256 = _sha256(reader.files)
@@ -131,7 +131,7 @@ def open_rows(
 
 
 def _prepare(reader: Reader, sha256: str, data_dir: Path, home: Path) -> None:
-  """Writes beside the place and renames, so that others see all of a set or nothing."""
+  """Writes beside `home` and renames, so that others see a whole set or none."""
   try:
     data_dir.mkdir(parents=True, exist_ok=True)
   except OSError as e:
@@ -139,7 +139,7 @@ def _prepare(reader: Reader, sha256: str, data_dir: Path, home: Path) -> None:
   tfds.disable_progress_bar()
   with tempfile.TemporaryDirectory(prefix='preparing-', dir=data_dir) as scratch:
     builder = Instructions(reader, sha256, Path(scratch) / 'set')
-    # TFDS makes a place for downloads, and prints about them, though there are none.
+    # TFDS makes a directory for downloads and prints about them, though there are none.
     with redirect_stdout(io.StringIO()):
       builder.download_and_prepare(
         download_dir=str(Path(scratch) / 'none'), file_format='array_record'
@@ -148,11 +148,11 @@ def _prepare(reader: Reader, sha256: str, data_dir: Path, home: Path) -> None:
       os.replace(Path(scratch) / 'set', home)
     except OSError:
       if not (home / NAME / VERSION / 'dataset_info.json').exists():
-        raise  # not because another process was faster
+        raise  # no other process was faster
 
 
 def _sha256(files: Sequence[Path]) -> str:
-  """Of one file its own digest; of several the digest of theirs, in name order."""
+  """The digest of one file, or of the digests of several in name order."""
   digests = []
   for file in files:
     with file.open('rb') as stream:

@@ -1,8 +1,8 @@
-"""The files of a mixture: reads its sources, and writes and reads its manifest.
+"""Reads the sources of mixtures, and writes and reads their manifest.
 
-A manifest directory holds manifest.json (settings, what was removed, counts, hashes),
-rows.csv (every mixture's rows in order) and decontamination.jsonl (every hit). The same
-settings and files give the same bytes; manifest.json is written last.
+A manifest directory holds manifest.json (settings, removals, counts, hashes), rows.csv
+(every mixture's rows in order) and decontamination.jsonl (every hit). The same settings
+and files give the same bytes; manifest.json is written last.
 """
 
 import csv
@@ -11,7 +11,7 @@ import functools
 import hashlib
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +25,17 @@ from onlyif_jax.corpora.mixture_settings import MixtureSettings, SourceFile, Tes
 from onlyif_jax.corpora.rows import Row
 
 COLUMNS = ('mixture', 'order', 'source', 'index')
-# Where test sets keep their prompts, the first that a row has.
+# Where test sets keep their prompts; the first that a row has counts.
 FIELDS = ('prompt', 'text', 'question', 'instruction', 'problem', 'input')
 
 
 @dataclasses.dataclass(frozen=True)
 class Pool:
-  """Everything that mixtures draw from.
+  """Everything that mixtures are drawn from.
 
-  rows: of each source, as in its file; sources: what is left of them without hits and
-  duplicates, in the keyed order; hits: rows that give a test away; unchecked: prompts
-  too short to look for; facts: path, format and hash of each file, by name.
+  rows: of each source, as in its file; sources: the rows without hits and duplicates,
+  in the keyed order; hits: rows that give a test away; unchecked: prompts that are too
+  short to search for; facts: path, format and hash of each file, by name.
   """
 
   settings: MixtureSettings
@@ -46,59 +46,61 @@ class Pool:
   unchecked: tuple[TestPrompt, ...]
   facts: Mapping[str, Mapping[str, Any]]
 
-  def row(self, where: RowId) -> Row:
-    """A row by its place."""
-    return self.rows[where.source][where.index]
+  def row(self, row_id: RowId) -> Row:
+    """The row with an id."""
+    return self.rows[row_id.source][row_id.index]
 
   @functools.cached_property
-  def wanted(self) -> list[dict[str, int]]:
-    """Rows per source, of every mixture."""
+  def counts(self) -> list[dict[str, int]]:
+    """The number of rows of each source, for every mixture."""
     return [self.settings.counts(text) for text in self.settings.rows]
 
   @functools.cached_property
   def vectors(self) -> 'Vectors':
-    """Vectors of prompts and rows: of every row that can be chosen for a core set,
-    else of the first `sample` of each source."""
+    """Vectors of test prompts and of the rows that are compared.
+
+    With core sets these are all rows, else the first `sample` of each source.
+    """
     most = None if self.settings.selection == 'kcenter' else self.settings.sample
     ids = [RowId(s.name, index) for s in self.sources for index in s.indices[:most]]
-    texts = [mixture.instruction(self.row(where)) for where in ids]
+    texts = [mixture.instruction(self.row(row_id)) for row_id in ids]
     texts += [prompt.text for prompt in self.prompts]
     rows_ND = embeddings.encode(texts, self.settings.encoder, self.settings.dimensions)
-    return Vectors({where: n for n, where in enumerate(ids)}, rows_ND)
+    return Vectors({row_id: n for n, row_id in enumerate(ids)}, rows_ND)
 
   @functools.cached_property
   def drawn(self) -> tuple[Source, ...]:
     """The sources in the order of drawing: keyed, or with a core set in front."""
     if self.settings.selection == 'random':
       return self.sources
-    out = []
-    for own in self.sources:
-      count = max(min(w.get(own.name, 0), len(own.indices)) for w in self.wanted)
-      rows_ND = self.vectors.of(RowId(own.name, index) for index in own.indices)
-      core = coreset.k_centre(rows_ND, count).tolist()
-      rest = sorted(set(range(len(own.indices))).difference(core))
-      out.append(mixture.reordered(own, [*core, *rest]))
-    return tuple(out)
+    reordered = []
+    for source in self.sources:
+      most = max(counts.get(source.name, 0) for counts in self.counts)
+      rows_ND = self.vectors.of(RowId(source.name, i) for i in source.indices)
+      core = coreset.k_centre(rows_ND, min(most, len(source.indices))).tolist()
+      rest = sorted(set(range(len(source.indices))).difference(core))
+      reordered.append(mixture.reordered(source, [*core, *rest]))
+    return tuple(reordered)
 
   @functools.cached_property
   def plans(self) -> list[Plan]:
-    """The mixtures; raises ConfigError where a source has too few rows."""
+    """The mixtures; raises ConfigError if a source has too few rows."""
     seed = self.settings.seed
-    for counts in self.wanted:  # before anything is embedded
+    for counts in self.counts:  # refuses before anything is embedded
       mixture.plan(self.sources, counts, seed)
-    return [mixture.plan(self.drawn, counts, seed) for counts in self.wanted]
+    return [mixture.plan(self.drawn, counts, seed) for counts in self.counts]
 
 
 @dataclasses.dataclass(frozen=True)
 class Vectors:
-  """Unit vectors of rows, then of the test prompts in their order (float32 [N, D])."""
+  """Unit vectors (float32 [N, D]) of rows, then of the test prompts in their order."""
 
   places: Mapping[RowId, int]
   rows_ND: Any
 
-  def of(self, ids) -> Any:
+  def of(self, ids: Iterable[RowId]) -> Any:
     """The vectors of rows."""
-    return self.rows_ND[[self.places[where] for where in ids]]
+    return self.rows_ND[[self.places[row_id] for row_id in ids]]
 
   @property
   def prompts_QD(self) -> Any:
@@ -107,53 +109,57 @@ class Vectors:
 
 
 def gather(settings: MixtureSettings) -> Pool:
-  """Reads sources and tests, and removes contaminated and repeated rows; ConfigError."""
+  """Reads sources and tests and drops contaminated and repeated rows; ConfigError."""
   rows, facts, prompts = {}, {}, []
   for file in settings.source_files:
-    rows[file.name], told = _read(file, settings)
-    facts[file.name] = {'path': file.path, 'sha256': _digest(file.path)} | told
+    rows[file.name], read_facts = _read(file, settings)
+    facts[file.name] = {'path': file.path, 'sha256': _digest(file.path)} | read_facts
   for file in settings.test_files:
-    own = read_prompts(file)
-    prompts += own
+    prompts += read_prompts(file)
     facts[file.name] = {'path': file.path, 'sha256': _digest(file.path)}
   hits, unchecked = [], ()
   if prompts and settings.ngram:
-    of = decontaminate.Detector.of(prompts, settings.ngram, settings.substring)
-    hits = [hit for own in rows.values() for hit in decontaminate.find(of, own)]
-    unchecked = of.unchecked
+    detector = decontaminate.Detector.of(prompts, settings.ngram, settings.substring)
+    for source_rows in rows.values():
+      hits += decontaminate.find(detector, source_rows)
+    unchecked = detector.unchecked
   sources = []
-  for name, own in rows.items():
-    gone = (hit.index for hit in hits if hit.source == name)
-    sources.append(mixture.without(mixture.source_of(name, own, settings.dedup), gone))
+  for name, source_rows in rows.items():
+    contaminated = (hit.index for hit in hits if hit.source == name)
+    source = mixture.source_of(name, source_rows, settings.dedup)
+    sources.append(mixture.without(source, contaminated))
   sources = tuple(
-    mixture.keyed(own, settings.seed) for own in mixture.deduplicate(sources)
+    mixture.keyed(source, settings.seed) for source in mixture.deduplicate(sources)
   )
-  for own in sources:
-    logging.info('%s', own.text())
+  for source in sources:
+    logging.info('%s', source.text())
   return Pool(
     settings, rows, tuple(prompts), sources, tuple(hits), tuple(unchecked), facts
   )
 
 
-def _read(file: SourceFile, settings: MixtureSettings):
-  """(rows, their format and how many were left out) of a source."""
+def _read(
+  file: SourceFile, settings: MixtureSettings
+) -> tuple[Sequence[Row], dict[str, Any]]:
+  """(rows, their format and the numbers of rows left out by reason) of a source."""
   if settings.prepared:
     from onlyif_jax.corpora import instructions  # TFDS is slow to import
 
-    how = file.path, settings.prepared, file.format, file.name, settings.bad
-    rows = instructions.open_rows(*how)
-    told = {k: rows.metadata[k] for k in ('format', 'dropped')}
+    rows = instructions.open_rows(
+      file.path, settings.prepared, file.format, file.name, settings.bad
+    )
+    name, dropped = rows.metadata['format'], rows.metadata['dropped']
   else:
     reader = readers.Reader(file.path, file.format, file.name, settings.bad)
     rows = list(reader)
-    told = {'format': reader.format, 'dropped': reader.dropped}
-  return rows, told | {'dropped': dict(sorted(told['dropped'].items()))}
+    name, dropped = reader.format, reader.dropped
+  return rows, {'format': name, 'dropped': dict(sorted(dropped.items()))}
 
 
 def read_prompts(file: TestFile) -> list[TestPrompt]:
-  """The prompts of a test file: JSON, JSON lines or Parquet, each also as .gz."""
-  out = []
-  # Rows as they are: a prompt without a response is none for `Reader`.
+  """The prompts of a test file: JSON, JSON lines or Parquet; JSON also as .gz."""
+  prompts = []
+  # Raw rows, since `Reader` refuses a prompt without a response.
   for place, raw in readers.raw_rows(readers.data_files(Path(file.path))):
     names = (file.field,) if file.field else FIELDS
     field = next((name for name in names if name in raw), None)
@@ -163,62 +169,62 @@ def read_prompts(file: TestFile) -> list[TestPrompt]:
         f'{place}: the field {field or " or ".join(names)} {wrong}; name the field of '
         f'the prompts as {file.name}={file.path}:FIELD in mixture.tests'
       )
-    out.append(TestPrompt(file.name, len(out), raw[field]))
-  if not out:
+    prompts.append(TestPrompt(file.name, len(prompts), raw[field]))
+  if not prompts:
     raise ConfigError(f'{file.path} is empty; give a file with test prompts')
-  return out
+  return prompts
 
 
 def tokens(
   pool: Pool, plans: Sequence[Plan], tokenizer: str = ''
 ) -> list[dict[str, int]] | None:
-  """Tokens per source of every mixture, all turns, no template; None: no tokenizer.
+  """Tokens per source of every mixture, all turns without a template.
 
-  tokenizer: the directory of one, where the settings name none.
+  tokenizer: a directory, if the settings name none. None without either.
   """
-  named = pool.settings.tokenizer or tokenizer
-  if not named:
+  directory = pool.settings.tokenizer or tokenizer
+  if not directory:
     return None
   from onlyif_jax.corpora.tokenizer import load_tokenizer
 
-  counter = load_tokenizer(named)
+  counter = load_tokenizer(directory)
   lengths = {
-    where: sum(len(counter.encode(turn.text)) for turn in pool.row(where).turns)
-    for where in mixture.chosen(plans)
+    row_id: sum(len(counter.encode(turn.text)) for turn in pool.row(row_id).turns)
+    for row_id in mixture.chosen(plans)
   }
-  out = []
-  for own in plans:
-    sums = dict.fromkeys(own.counts, 0)
-    for where in own.rows:
-      sums[where.source] += lengths[where]
-    out.append(sums)
-  return out
+  totals = []
+  for plan in plans:
+    sums = dict.fromkeys(plan.counts, 0)
+    for row_id in plan.rows:
+      sums[row_id.source] += lengths[row_id]
+    totals.append(sums)
+  return totals
 
 
 def write(pool: Pool, directory, tokenizer: str = '') -> dict[str, Any]:
-  """Writes the manifest's files into a directory, replacing; its manifest.json.
+  """Writes or replaces the files of a manifest; the content of manifest.json.
 
-  tokenizer: what counts tokens where the settings name none.
+  tokenizer: the directory of one that counts tokens if the settings name none.
   """
   folder, settings = Path(directory), pool.settings
-  plans = pool.plans  # what cannot be drawn is refused before anything is written
-  counted = tokens(pool, plans, tokenizer)
-  found = {
+  plans = pool.plans  # raises before anything is written
+  totals = tokens(pool, plans, tokenizer)
+  content = {
     'seed': settings.seed,
     'settings': dataclasses.asdict(settings)
     | {'tokenizer': settings.tokenizer or tokenizer},
-    'sources': [_told(own, pool.facts[own.name]) for own in pool.sources],
-    'tests': [_tested(pool, file.name) for file in settings.test_files],
+    'sources': [_source_entry(s, pool.facts[s.name]) for s in pool.sources],
+    'tests': [_test_entry(pool, file.name) for file in settings.test_files],
     'encoder': embeddings.identity(settings.encoder, settings.dimensions),
     'mixtures': [
       {
         'rows': text,
-        'counts': own.counts,
-        'total': len(own.rows),
-        'tokens': counted[n] if counted else None,
-        'sha256': own.sha256,
+        'counts': plan.counts,
+        'total': len(plan.rows),
+        'tokens': totals[n] if totals else None,
+        'sha256': plan.sha256,
       }
-      for n, (text, own) in enumerate(zip(settings.rows, plans, strict=True))
+      for n, (text, plan) in enumerate(zip(settings.rows, plans, strict=True))
     ],
   }
   folder.mkdir(parents=True, exist_ok=True)
@@ -226,32 +232,33 @@ def write(pool: Pool, directory, tokenizer: str = '') -> dict[str, Any]:
   lines = io.StringIO()
   table = csv.writer(lines, lineterminator='\n')
   table.writerow(COLUMNS)
-  for n, own in enumerate(plans):
-    table.writerows((n, place, *where) for place, where in enumerate(own.rows))
+  for n, plan in enumerate(plans):
+    table.writerows((n, place, *row_id) for place, row_id in enumerate(plan.rows))
   hits = ''.join(json.dumps(hit._asdict()) + '\n' for hit in pool.hits)
   (folder / 'rows.csv').write_text(lines.getvalue(), encoding='utf-8')
   (folder / 'decontamination.jsonl').write_text(hits)
-  (folder / 'manifest.json').write_text(json.dumps(found, indent=1) + '\n')
-  return found
+  (folder / 'manifest.json').write_text(json.dumps(content, indent=1) + '\n')
+  return content
 
 
 def read(directory) -> list[Plan]:
-  """The mixtures that a manifest directory holds; raises ConfigError where damaged."""
+  """The mixtures of a manifest directory; raises ConfigError if it is damaged."""
   folder = Path(directory)
   if not (folder / 'manifest.json').exists():
     raise ConfigError(
       f'{folder} holds no manifest.json; write one with python -m onlyif_jax.mixture'
     )
   try:
-    told = json.loads((folder / 'manifest.json').read_text())['mixtures']
-    rows: list[list[RowId]] = [[] for _ in told]
+    entries = json.loads((folder / 'manifest.json').read_text())['mixtures']
+    rows: list[list[RowId]] = [[] for _ in entries]
     with open(folder / 'rows.csv', encoding='utf-8', newline='') as file:
       for row in csv.DictReader(file):
         rows[int(row['mixture'])].append(RowId(row['source'], int(row['index'])))
     plans = [
-      Plan(one['counts'], tuple(own)) for one, own in zip(told, rows, strict=True)
+      Plan(entry['counts'], tuple(row_ids))
+      for entry, row_ids in zip(entries, rows, strict=True)
     ]
-    wrong = [n for n, one in enumerate(told) if plans[n].sha256 != one['sha256']]
+    wrong = [n for n, e in enumerate(entries) if plans[n].sha256 != e['sha256']]
   except (ValueError, KeyError, TypeError, IndexError) as e:
     raise ConfigError(f'{folder} is not a manifest ({e}); write it anew') from None
   if wrong:
@@ -262,18 +269,18 @@ def read(directory) -> list[Plan]:
   return plans
 
 
-def _told(own: Source, facts: Mapping[str, Any]) -> dict[str, Any]:
+def _source_entry(source: Source, facts: Mapping[str, Any]) -> dict[str, Any]:
   return {
-    'name': own.name,
+    'name': source.name,
     **facts,
-    'read': own.read,
-    'contaminated': own.contaminated,
-    'duplicates': own.duplicates,
-    'left': len(own.indices),
+    'read': source.read,
+    'contaminated': source.contaminated,
+    'duplicates': source.duplicates,
+    'left': len(source.indices),
   }
 
 
-def _tested(pool: Pool, name: str) -> dict[str, Any]:
+def _test_entry(pool: Pool, name: str) -> dict[str, Any]:
   return {
     'name': name,
     **pool.facts[name],

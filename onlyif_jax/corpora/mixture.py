@@ -1,8 +1,8 @@
-"""From sources and counts to the exact rows of a mixture; no files here.
+"""From sources and counts to the exact rows of a mixture, without files.
 
-A source's rows stand in an order that depends on its name, its size and the seed
-alone; a mixture takes the first ones. So the 10,000 rows of a source are among its
-20,000, whatever else is in the mixture, and a row that is removed moves no other.
+A source's rows are drawn in an order that depends on its name, its size and the seed
+alone, and a mixture takes the first ones. So the 10,000 rows of a source are among its
+20,000, whatever else is in the mixture, and removing a row moves no other.
 """
 
 import dataclasses
@@ -31,9 +31,9 @@ class RowId(NamedTuple):
 class Source:
   """The rows of a source that may be drawn, in the order of drawing or of the file.
 
-  size: rows of the file. hashes: one per row; equal ones are the same row twice.
-  read, duplicates, contaminated: how many there were at first, and how many were
-  removed as what; duplicates by the source that keeps the row.
+  size: rows of the file. hashes: one per row; rows with equal ones are duplicates.
+  read: rows before any were removed. duplicates, contaminated: rows removed as such,
+  duplicates by the source that keeps the row.
   """
 
   name: str
@@ -55,20 +55,20 @@ class Source:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """A mixture: rows per source, sources in config order, and the rows in order."""
+  """A mixture: rows per source in the config's order, and the rows in their order."""
 
   counts: Mapping[str, int]
   rows: tuple[RowId, ...]
 
   @property
   def sha256(self) -> str:
-    """Hash of the row list: a line 'source<tab>index' each, in order."""
+    """Hash of the row list, a line 'source<tab>index' for each row in order."""
     lines = ''.join(f'{source}\t{index}\n' for source, index in self.rows)
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def instruction(row: Row) -> str:
-  """What a row asks: its turns before the first response, a line each."""
+  """A row's turns before the first response, a line each."""
   texts = []
   for turn in row.turns:
     if turn.role == 'assistant':
@@ -83,7 +83,7 @@ def whole(row: Row) -> str:
 
 
 def text_hash(text: str) -> str:
-  """Hash of a text up to letter case, width of characters and white space.
+  """Hash of a text, alike up to letter case, width of characters and white space.
 
   >>> text_hash('Add  two\\nnumbers.') == text_hash('add two numbers. ')
   True
@@ -93,7 +93,7 @@ def text_hash(text: str) -> str:
 
 
 def source_of(name: str, rows: Sequence[Row], dedup: str = 'instruction') -> Source:
-  """The source of a file's rows; dedup: as `MixtureSettings` says."""
+  """The source of a file's rows; dedup: see `MixtureSettings`."""
   if dedup == 'none':
     hashes = tuple(f'{name}\t{row.index}' for row in rows)
   else:
@@ -104,69 +104,70 @@ def source_of(name: str, rows: Sequence[Row], dedup: str = 'instruction') -> Sou
   return Source(name, size, indices, hashes, len(rows))
 
 
-def without(own: Source, indices: Iterable[int]) -> Source:
-  """A source without rows that give a test away."""
-  gone = set(indices)
-  keep = [n for n, index in enumerate(own.indices) if index not in gone]
-  removed = len(own.indices) - len(keep)
-  kept = _at(own, keep)
-  return dataclasses.replace(kept, contaminated=own.contaminated + removed)
+def without(source: Source, indices: Iterable[int]) -> Source:
+  """A source without its contaminated rows."""
+  contaminated = set(indices)
+  keep = [n for n, index in enumerate(source.indices) if index not in contaminated]
+  removed = len(source.indices) - len(keep)
+  kept = _at(source, keep)
+  return dataclasses.replace(kept, contaminated=source.contaminated + removed)
 
 
 def deduplicate(sources: Sequence[Source]) -> list[Source]:
-  """Every row once: the first source keeps it, and in it the first row."""
-  owner: dict[str, str] = {}
-  out = []
-  for own in sources:
+  """The sources with every row once: the first row of the first source that has it."""
+  owner: dict[str, str] = {}  # hash -> the source that keeps the row
+  unique = []
+  for source in sources:
     keep, copies = [], dict[str, int]()
-    for n, key in enumerate(own.hashes):
+    for n, key in enumerate(source.hashes):
       if key in owner:
         copies[owner[key]] = copies.get(owner[key], 0) + 1
       else:
-        owner[key] = own.name
+        owner[key] = source.name
         keep.append(n)
-    out.append(dataclasses.replace(_at(own, keep), duplicates=copies))
-  return out
+    unique.append(dataclasses.replace(_at(source, keep), duplicates=copies))
+  return unique
 
 
-def keyed(own: Source, seed: int) -> Source:
-  """A source with its rows in their order of drawing."""
-  rank = np.empty(own.size, np.int64)
-  rank[keyed_order(seed, f'source/{own.name}', own.size)] = np.arange(own.size)
-  return reordered(own, np.argsort(rank[list(own.indices)]).tolist())
+def keyed(source: Source, seed: int) -> Source:
+  """A source with its rows in the order of drawing."""
+  rank = np.empty(source.size, np.int64)
+  order = keyed_order(seed, f'source/{source.name}', source.size)
+  rank[order] = np.arange(source.size)
+  return reordered(source, np.argsort(rank[list(source.indices)]).tolist())
 
 
-def reordered(own: Source, places: Sequence[int]) -> Source:
-  """A source whose n-th row is the one that stood at places[n]."""
-  if sorted(places) != list(range(len(own.indices))):
-    raise ValueError(f'{own.name}: places are not each of its rows once')
-  return _at(own, places)
+def reordered(source: Source, places: Sequence[int]) -> Source:
+  """A source whose n-th row is the one that was at places[n]."""
+  if sorted(places) != list(range(len(source.indices))):
+    raise ValueError(f'{source.name}: places are not each of its rows once')
+  return _at(source, places)
 
 
 def plan(sources: Sequence[Source], counts: Mapping[str, int], seed: int) -> Plan:
   """The mixture with the first counts[name] rows of each source, in a keyed order.
 
-  sources: in their order of drawing. Raises ConfigError where one has too few rows.
+  sources: in their order of drawing. Raises ConfigError if one has too few rows.
   """
-  by_name = {own.name: own for own in sources}
+  by_name = {source.name: source for source in sources}
   picked = []
   for name, count in counts.items():
-    own = by_name[name]
-    if count > len(own.indices):
+    source = by_name[name]
+    if count > len(source.indices):
       raise ConfigError(
-        f'mixture.rows asks for {count:,} rows of {name}, but {own.text()}; ask for '
+        f'mixture.rows asks for {count:,} rows of {name}, but {source.text()}; ask for '
         'fewer, give more files, or loosen mixture.dedup or mixture.ngram'
       )
-    picked += [RowId(name, index) for index in own.indices[:count]]
+    picked += [RowId(name, index) for index in source.indices[:count]]
   order = keyed_order(seed, 'order', len(picked))
   return Plan(dict(counts), tuple(picked[p] for p in order))
 
 
 def keyed_order(seed: int, address: str, n: int) -> np.ndarray:
-  """A keyed bijection of [0, n) as an array: what stands at each place (int64 [n]).
+  """A keyed bijection of [0, n): the item at each place (int64 [n]).
 
-  The network of keys.permute with round keys from a hash of the address, in integers:
-  equal on every machine, and without a device.
+  The network of keys.permute with round keys from a hash of the address, in integers,
+  so that it is equal on every machine and needs no device.
   """
   if n >= 2**31 - 2**16:
     raise ValueError(f'a keyed bijection of [0, {n}) does not fit int32')
@@ -203,15 +204,15 @@ def _hash(subkey: np.uint32, half_N: np.ndarray) -> np.ndarray:
   return (h ^ (h >> 16)).astype(np.int64)
 
 
-def _at(own: Source, places: Iterable[int]) -> Source:
+def _at(source: Source, places: Iterable[int]) -> Source:
   places = list(places)
   return dataclasses.replace(
-    own,
-    indices=tuple(own.indices[n] for n in places),
-    hashes=tuple(own.hashes[n] for n in places),
+    source,
+    indices=tuple(source.indices[n] for n in places),
+    hashes=tuple(source.hashes[n] for n in places),
   )
 
 
 def chosen(plans: Iterable[Plan]) -> Iterator[RowId]:
-  """Every row that some mixture has, once, in the order of first use."""
-  yield from dict.fromkeys(row for own in plans for row in own.rows)
+  """Every row of some mixture once, in the order of first use."""
+  yield from dict.fromkeys(row_id for plan in plans for row_id in plan.rows)

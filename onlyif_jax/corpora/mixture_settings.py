@@ -1,7 +1,7 @@
-"""What a mixture of instruction rows is: every setting, its default and its meaning.
+"""The settings of a mixture of instruction rows: every field, default and meaning.
 
-The dataclass stands alone or as the section `mixture` of a larger config; errors name
-its fields so. No jax here.
+The dataclass is used alone or as the section `mixture` of a larger config; errors name
+its fields as there. No jax here.
 """
 
 import dataclasses
@@ -58,34 +58,34 @@ class TestFile(NamedTuple):
 class MixtureSettings:
   """Which rows are drawn from which files, and how their diversity is measured."""
 
-  # 'name=path' or 'name=path:format' each, a format of readers.FORMATS; without one
-  # the columns tell. A row that two sources share belongs to the first.
+  # 'name=path' or 'name=path:format' each, with a format of readers.FORMATS, by default
+  # recognised by the columns. A row that two sources share belongs to the first.
   sources: tuple[str, ...] = ()
-  # The mixtures, 'oss=19000,alpaca=1000' each: rows of a paper's table, say.
+  # The mixtures, 'oss=19000,alpaca=1000' each.
   rows: tuple[str, ...] = ()
   budget: int = 0  # rows of every mixture; `rows` then holds shares. 0: counts
   seed: int = 0  # of the draw and of the order
   selection: str = 'random'  # 'random', or 'kcenter' for a core set on embeddings
-  # What makes two rows one: 'instruction' (all before the first response), 'row'
-  # (response included) or 'none' (nothing does).
+  # Two rows are duplicates by 'instruction' (everything before the first response), by
+  # 'row' (response included), or never ('none').
   dedup: str = 'instruction'
   bad: str = 'error'  # rows without a response: 'error', or 'drop' to leave them out
   # Directory where TFDS keeps the rows of each file, prepared once; '': the files are
-  # read each time, and their rows held in memory.
+  # read each time and their rows kept in memory.
   prepared: str = ''
   # 'name=path' or 'name=path:field' each: prompts, in JSON (lines) or Parquet, that no
   # row may give away, and that a mixture should cover.
   tests: tuple[str, ...] = ()
-  ngram: int = 10  # words in a row that give a test away; 0 keeps such rows
-  substring: int = 20  # characters from which on a whole test prompt is searched for
+  ngram: int = 10  # consecutive words that give a test away; 0 keeps such rows
+  substring: int = 20  # shortest whole test prompt to search for, in characters
   tokenizer: str = ''  # directory of a tokenizer to count tokens by; '': no count
-  # Directory of a static encoder (model2vec or Sentence-Transformers); '': TF-IDF of
-  # words and characters, made dense, which needs nothing.
+  # Directory of a static encoder (model2vec or Sentence-Transformers); '': dense TF-IDF
+  # of words and characters, which needs none.
   encoder: str = ''
   dimensions: int = 128  # of the TF-IDF embedding
   sample: int = 2_000  # rows of a mixture, or set on the map, that are embedded
   clusters: int = 50  # groups of rows whose entropy is measured
-  # A test prompt is covered by a row within this cosine distance; 0: as near as its
+  # A test prompt is covered by a row within this cosine distance; 0: within that of its
   # n-th nearest other test prompt, n the next field.
   radius: float = 0.0
   neighbour: int = 5
@@ -118,7 +118,7 @@ class MixtureSettings:
 
   @property
   def source_files(self) -> tuple[SourceFile, ...]:
-    """The sources, in the order in which they keep shared rows."""
+    """The sources; the first one that has a shared row keeps it."""
     return tuple(map(_source_file, self.sources))
 
   @property
@@ -127,7 +127,7 @@ class MixtureSettings:
     return tuple(map(_test_file, self.tests))
 
   def counts(self, row: str) -> dict[str, int]:
-    """Source -> number of rows of a mixture of `rows`, sources in their own order."""
+    """Source -> number of rows in one of `rows`, in the order of the sources."""
     numbers = _numbers(row, [f.name for f in self.source_files])
     if self.budget:
       return largest_remainder(self.budget, numbers)
@@ -143,12 +143,12 @@ class MixtureSettings:
 def base_config() -> Any:
   """The defaults as a locked ConfigDict with the one section `mixture`."""
   fields = dataclasses.fields(MixtureSettings)
-  values = {f.name: f.default for f in fields}  # the defaults alone are no mixture
+  values = {f.name: f.default for f in fields}  # without sources it cannot be frozen
   return ml_collections.ConfigDict({SECTION: values}).lock()
 
 
 def freeze(config: Any) -> MixtureSettings:
-  """A ConfigDict or dict that has the section `mixture` -> settings; ConfigError."""
+  """A ConfigDict or dict with the section `mixture` -> settings; raises ConfigError."""
   if isinstance(config, ml_collections.ConfigDict):
     config = config.to_dict()
   if not isinstance(config.get(SECTION), dict):
@@ -161,9 +161,9 @@ def freeze(config: Any) -> MixtureSettings:
 def largest_remainder(
   total: int, weights: Mapping[str, Fraction | int]
 ) -> dict[str, int]:
-  """Whole numbers in proportion to weights whose sum is exactly `total`.
+  """Whole numbers in proportion to weights, with the sum `total`.
 
-  What is left after rounding down goes to the largest remainders, the first of equals.
+  What rounding down leaves goes to the largest remainders, the first of equals.
 
   >>> largest_remainder(10, {'a': 1, 'b': 1, 'c': 1})
   {'a': 4, 'b': 3, 'c': 3}
@@ -172,17 +172,17 @@ def largest_remainder(
   if total < 0 or whole <= 0 or min(weights.values()) < 0:
     raise ValueError('shares are numbers from 0 on, not all of them 0')
   exact = {name: total * Fraction(w) / whole for name, w in weights.items()}
-  out = {name: math.floor(e) for name, e in exact.items()}
-  by_remainder = sorted(exact, key=lambda name: out[name] - exact[name])
-  for name in by_remainder[: total - sum(out.values())]:
-    out[name] += 1
-  return out
+  counts = {name: math.floor(e) for name, e in exact.items()}
+  by_remainder = sorted(exact, key=lambda name: counts[name] - exact[name])
+  for name in by_remainder[: total - sum(counts.values())]:
+    counts[name] += 1
+  return counts
 
 
 def of_thousands(names: Iterable[str], thousands: str, thousand: int = 1000) -> str:
-  """A row of a paper's table as one of `rows`: thousands of each source, in order.
+  """A row of a paper's table as one of `rows`; thousands: of each source, in order.
 
-  thousand: rows that stand for a thousand; fractions go by largest remainder.
+  thousand: rows that stand for a thousand; fractions are rounded by largest remainder.
 
   >>> of_thousands(('oss', 'alpaca', 'cot'), '67.5/3.25/3.25')
   'oss=67500,alpaca=3250,cot=3250'
@@ -201,7 +201,7 @@ def of_thousands(names: Iterable[str], thousands: str, thousand: int = 1000) -> 
 
 
 def hint(word: str, options: Iterable[str]) -> str:
-  """'. Did you mean X?' where an option is near to a word."""
+  """'. Did you mean X?' if an option is close to a word."""
   close = difflib.get_close_matches(word, list(options), n=1)
   return f'. Did you mean {close[0]}?' if close else ''
 
@@ -214,31 +214,31 @@ def _test_file(text: str) -> TestFile:
   return TestFile(*_file('tests', text, 'field', ''))
 
 
-def _file(where: str, text: str, last: str, default: str) -> tuple[str, str, str]:
-  """The parts of 'name=path:last'."""
+def _file(field: str, text: str, last: str, default: str) -> tuple[str, str, str]:
+  """The parts of 'name=path:last'; field: of the settings, for the error."""
   name, _, rest = text.partition('=')
   path, colon, end = rest.rpartition(':')
-  if not colon or '/' in end:  # no last part; the colon may be that of gs://
+  if not colon or '/' in end:  # no last part, or the colon of gs://
     path, end = rest, default
   elif not end:
     path = ''
   if not path or not name or name != name.strip() or ',' in name:
     raise ValueError(
-      f'{SECTION}.{where} has {text!r}, which is not like name=path or name=path:{last}'
+      f'{SECTION}.{field} has {text!r}, which is not like name=path or name=path:{last}'
     )
   return name, path, end
 
 
 def _numbers(row: str, known: list[str]) -> dict[str, Fraction]:
-  """The numbers of a mixture's text, in the order of the sources."""
-  found: dict[str, Fraction] = {}
+  """The numbers in a mixture's text, in the order of the sources."""
+  numbers: dict[str, Fraction] = {}
   for word in row.split(','):
     name, _, number = (part.strip() for part in word.partition('='))
     try:
       value = Fraction(number)
     except (ValueError, ZeroDivisionError):
       value = Fraction(-1)
-    if value < 0 or name in found:
+    if value < 0 or name in numbers:
       raise ValueError(
         f'{SECTION}.rows has {row!r}, which is not like source=number,... with each '
         'source once'
@@ -248,7 +248,7 @@ def _numbers(row: str, known: list[str]) -> dict[str, Fraction]:
         f'{SECTION}.rows, {row!r}: {name!r} is not one of the sources '
         f'{", ".join(known)}' + hint(name, known)
       )
-    found[name] = value
-  if not any(found.values()):
+    numbers[name] = value
+  if not any(numbers.values()):
     raise ValueError(f'{SECTION}.rows, {row!r}: no row at all; give a number above 0')
-  return {name: found[name] for name in known if name in found}
+  return {name: numbers[name] for name in known if name in numbers}

@@ -1,4 +1,4 @@
-"""Shows rows as a model sees them, with the parts that the loss counts in colour."""
+"""Shows rows as a model reads them, with the parts that the loss counts in colour."""
 
 import itertools
 from collections.abc import Iterable
@@ -64,12 +64,12 @@ def marked(
   ids: np.ndarray, mask: np.ndarray, tokenizer: Tokenizer, colour: bool
 ) -> Text:
   """The text of ids; where the mask is true it is green, or in [[ ]] without colour."""
-  out = Text()
+  text = Text()
   pairs = zip(ids.tolist(), mask.tolist(), strict=True)
   for counted, run in itertools.groupby(pairs, key=lambda pair: pair[1]):
-    part = tokenizer.decode([one for one, _ in run])
+    part = tokenizer.decode([token for token, _ in run])
     if colour:
-      out.append(part, style='green' if counted else 'dim')
+      text.append(part, style='green' if counted else 'dim')
     else:
-      out.append(f'{OPEN}{part}{CLOSE}' if counted else part)
-  return out
+      text.append(f'{OPEN}{part}{CLOSE}' if counted else part)
+  return text

@@ -1,12 +1,12 @@
-"""How a row is written down for a model: templates, and tokens with their loss mask.
+"""Writes rows for a model: templates, and tokens with their loss mask.
 
-A row becomes pieces of text, prompts and responses by turns. Each piece is tokenised
-alone and the tokens are joined, with the end-of-text token after each response and,
-where the tokenizer uses one, its begin token before all. So no token spans a boundary,
-what is trained on does not depend on the mask, and the prompt's tokens are those that
-the model is asked with later: `question`. Text of a row that spells a
-special token stays text; only in the prompts of templates that are made of such tokens
-(mistral with its [INST], chat) it becomes the token, as elsewhere.
+A row becomes alternating pieces of text, prompts and responses. Each piece is tokenised
+alone and the tokens are joined, with the end-of-text token after each response and the
+tokenizer's begin token, if it has one, before everything. So no token spans a boundary,
+the tokens do not depend on the mask, and a prompt's tokens are those that the model is
+asked with later (`question`). Text of a row that spells a special token stays text;
+only in the prompts of templates that are made of such tokens (mistral with its [INST],
+chat) does it become the token, as elsewhere.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from onlyif_jax.corpora.tokenizer import Tokenizer
 
 
 class Piece(NamedTuple):
-  """A part of a row's text; a response is what the model learns to say."""
+  """A part of a row's text: a prompt, or a response that the model learns."""
 
   text: str
   is_response: bool
@@ -30,10 +30,9 @@ class Template:
   """The texts around a row's turns, with the fields {instruction},
   {context}, {text} (both of these), {system} and {response}.
 
-  preamble: the text before the first turn, preamble_context where the first turn has
-  a context; a row's own system turn takes their place through `system`. turn,
-  turn_context: a user turn. between: before every further one. response: an
-  assistant turn.
+  preamble: before the first turn; preamble_context: if that has a context; `system`
+  replaces both if the row has a system turn. turn, turn_context: a user turn. between:
+  before every further one. response: an assistant turn.
   """
 
   description: str
@@ -98,44 +97,49 @@ def check_template(name: str) -> None:
 
 
 def pieces(name: str, turns: Sequence[Turn]) -> list[Piece]:
-  """The texts of turns in a template of TEMPLATES, prompts and responses by turns.
+  """The texts of turns in a template of TEMPLATES, prompts and responses alternating.
 
   The turns are those of a row, or end earlier with a user turn.
   """
-  own, turns = TEMPLATES[name], list(turns)
-  before = None
+  template, turns = TEMPLATES[name], list(turns)
+  system = None
   if turns[0].role == 'system':
-    before = own.system.format_map({'system': turns.pop(0).text})
+    system = template.system.format_map({'system': turns.pop(0).text})
   out: list[Piece] = []
   for n, turn in enumerate(turns):
     if turn.role == 'assistant':
-      out.append(Piece(own.response.format_map({'response': turn.text}), True))
+      out.append(Piece(template.response.format_map({'response': turn.text}), True))
       continue
     has_context = turn.context != ''
     if n > 0:
-      lead = own.between
-    elif before is not None:
-      lead = before
+      lead = template.between
+    elif system is not None:
+      lead = system
+    elif has_context and template.preamble_context is not None:
+      lead = template.preamble_context
     else:
-      lead = own.preamble_context if has_context else None
-      lead = own.preamble if lead is None else lead
-    form = own.turn_context if has_context else None
-    form = own.turn if form is None else form
-    words = {'instruction': turn.instruction, 'context': turn.context}
-    words['text'] = turn.text
-    out.append(Piece(lead + form.format_map(words), False))
+      lead = template.preamble
+    form = template.turn
+    if has_context and template.turn_context is not None:
+      form = template.turn_context
+    fields = {
+      'instruction': turn.instruction,
+      'context': turn.context,
+      'text': turn.text,
+    }
+    out.append(Piece(lead + form.format_map(fields), False))
   return out
 
 
 def tokens(name: str, row: Row, tokenizer: Tokenizer) -> tuple[list[int], list[bool]]:
-  """(ids, mask) of a row; the mask is true on responses and the ends after them."""
+  """(ids, mask) of a row; the mask is true on responses and their end tokens."""
   if name == CHAT:
     return tokenizer.chat(row.turns)
   return _tokens(name, row.turns, tokenizer)
 
 
 def question(name: str, turns: Sequence[Turn], tokenizer: Tokenizer) -> list[int]:
-  """The ids that ask for a response to turns of which the last is a user turn.
+  """The ids that ask for a response to turns that end with a user turn.
 
   A row's `tokens` begin with those of `question(name, row.turns[:-1], tokenizer)`.
   """

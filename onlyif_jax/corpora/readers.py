@@ -1,8 +1,8 @@
 """Reads instruction data sets in the formats in which they are published.
 
-JSON (a list, or rows keyed by id), JSON lines and Parquet, each also as .gz (not
-Parquet, which compresses itself), and directories of such files in name order.
-Problems name the file and the line (JSON lines) or the row.
+JSON (a list, or rows keyed by id) and JSON lines, both also as .gz, Parquet, and
+directories of such files in name order. Errors name the file and the line (JSON lines)
+or the row.
 """
 
 import collections
@@ -29,12 +29,12 @@ class Reader:
   """Rows of a file or directory, read anew in each iteration.
 
   path: a .json, .jsonl or .parquet file, .json.gz, .jsonl.gz, or a directory of them.
-  format: a name of FORMATS, or 'auto' to choose by the columns of the first row;
-  source: the rows' source, by default the path's first name part. bad: what to do
-  with rows that have no response or whose turns do not alternate: 'error' raises at
-  the first, 'drop' leaves them out and counts them in `dropped` (reason -> rows).
-  `format` has the chosen name. The indices of the rows are 0, 1, ... without gaps.
-  Raises ConfigError where nothing can be read.
+  format: a name of FORMATS, or 'auto' to choose by the columns of the first row; the
+  attribute has the chosen name. source: of the rows, by default the path's name up to
+  its first dot. bad: what to do with rows that have no response or whose turns do not
+  alternate: 'error' raises at the first, 'drop' leaves them out and counts them in
+  `dropped` (reason -> rows). The indices of the rows are 0, 1, ... without gaps.
+  Raises ConfigError if nothing can be read.
   """
 
   def __init__(
@@ -56,16 +56,16 @@ class Reader:
   def __iter__(self) -> Iterator[Row]:
     """Rows in the order of the file; `dropped` is complete after the last."""
     self.dropped.clear()
-    count, own = 0, FORMATS[self.format]
+    count, form = 0, FORMATS[self.format]
     for place, raw in raw_rows(self.files):
       try:
-        lacking = [c for c in own.columns if c not in raw]
-        if lacking:
+        missing = [c for c in form.columns if c not in raw]
+        if missing:
           raise ConfigError(
-            f'{place}: format {self.format} needs the column {lacking[0]!r}; '
+            f'{place}: format {self.format} needs the column {missing[0]!r}; '
             f'this row has {_names(raw)}'
           )
-        turns = conversation(own.parse(raw))
+        turns = conversation(form.parse(raw))
       except RowError as e:
         if self.bad == 'error':
           raise ConfigError(
@@ -126,7 +126,7 @@ def data_files(path: Path) -> list[Path]:
 
 
 def _kind(path: Path) -> str | None:
-  """The file's format by its name; only text formats can be gzipped."""
+  """The file format by the name; only text formats can be gzipped."""
   zipped = path.suffix == '.gz'
   kind = path.with_suffix('').suffix if zipped else path.suffix
   return kind if kind in _KINDS and not (zipped and kind == '.parquet') else None
@@ -134,9 +134,9 @@ def _kind(path: Path) -> str | None:
 
 def raw_rows(files: Iterable[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
   """(place, columns) of the rows of files; place names the file and the line or row."""
-  read_one = {'.json': _json, '.jsonl': _json_lines, '.parquet': _parquet}
+  readers = {'.json': _json, '.jsonl': _json_lines, '.parquet': _parquet}
   return itertools.chain.from_iterable(
-    read_one[_kind(file) or ''](file) for file in files
+    readers[_kind(file) or ''](file) for file in files
   )
 
 
@@ -169,7 +169,7 @@ def _json(file: Path):
   try:
     whole = _parsed(str(file), text)
   except ConfigError as e:
-    # Some sets publish JSON lines under the name of .json.
+    # Some data sets publish JSON lines as .json.
     if 'Extra data' not in str(e):
       raise
     yield from _numbered(file, text.split('\n'))

@@ -21,12 +21,12 @@ _DESCRIPTION = (
 )
 
 
-# Not registered by name: only rows make a set, so nobody can ask for it to be built.
+# Not registered by name: a set is made of rows, so it cannot be built on request.
 class Rewriting(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-  """Writes rows as they come; the i-th example of a split is its i-th row.
+  """Writes rows in their order; the i-th example of a split is its i-th row.
 
   rows: split -> rows, each with tokens, answer_start, answer_length, slices and
-  texts: the prompt, its parts and the output. metadata: anything JSON has, stored
+  texts: the prompt, its parts and the output. metadata: JSON values that are stored
   with the set beside `sha256`, the hash of each split's rows.
   """
 
@@ -35,12 +35,12 @@ class Rewriting(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
   def __init__(self, rows: Mapping[str, Iterable[dict]], metadata: dict, data_dir):
     self._rows = {split: iter(own) for split, own in rows.items()}
-    # The first row tells the length of a sequence and which slices there are.
+    # The first row has the length of a sequence and the names of slices.
     split = next(iter(self._rows))
     self._first = next(self._rows[split])
     self._rows[split] = itertools.chain([self._first], self._rows[split])
     self._texts = [k for k, v in self._first.items() if isinstance(v, str)]
-    self._sha256: dict[str, str] = {}  # filled in as rows go by, stored after them
+    self._sha256: dict[str, str] = {}  # complete after the last row, when it is stored
     self._metadata = metadata | {'sha256': self._sha256}
     super().__init__(data_dir=data_dir)
 
@@ -76,9 +76,9 @@ class Rewriting(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 
 def write(rows: Mapping[str, Iterable[dict]], metadata: dict, directory) -> None:
-  """Prepares a set of rows in a directory, to be read by `corpora.open_set`."""
+  """Prepares a set of rows in a directory, for `corpora.open_set`."""
   tfds.disable_progress_bar()
   builder = Rewriting(rows, metadata, directory)
-  # TFDS makes a place for downloads, and prints about them, although there are none.
+  # TFDS makes a directory for downloads and prints about them, though there are none.
   with tempfile.TemporaryDirectory() as none, redirect_stdout(io.StringIO()):
     builder.download_and_prepare(download_dir=none, file_format='array_record')

@@ -1,4 +1,4 @@
-"""What a row of an instruction data set is, whatever file it came from."""
+"""A row of an instruction data set, independent of its file's format."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -12,10 +12,10 @@ class RowError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Turn:
-  """One message. text: all of it; context: its end, where a data set keeps that apart.
+  """One message. text: all of it; context: its end, if the data set has that apart.
 
-  Alpaca's `input` is such a context: text is '<instruction>\\n\\n<input>', so readers
-  of text alone see everything, and the Alpaca template can part the two again.
+  Alpaca's `input` is such a context: text is '<instruction>\\n\\n<input>', so that
+  readers of text see everything and the Alpaca template can separate the two again.
   """
 
   role: str  # one of ROLES
@@ -30,10 +30,10 @@ class Turn:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """A conversation: perhaps a system turn, then user and assistant by turns.
+  """A conversation: an optional system turn, then user and assistant alternating.
 
-  source: the name of the data set; index: its place there, from 0. Every assistant
-  turn is a response to learn; the last turn is one.
+  source: the name of the data set; index: the row's position there, from 0. Every
+  assistant turn is a response to learn; the last turn is one.
   """
 
   source: str
@@ -42,10 +42,10 @@ class Row:
 
 
 def conversation(turns: Iterable[Turn]) -> tuple[Turn, ...]:
-  """The turns of a row in training form; raises RowError where they have none.
+  """The turns of a row in training form; raises RowError if they have none.
 
-  Empty system turns and turns after the last response are left out: nothing could be
-  learned from them.
+  Empty system turns and turns after the last response are left out, since nothing can
+  be learned from them.
   """
   kept = [t for t in turns if t.role != 'system' or t.text.strip()]
   while kept and kept[-1].role != 'assistant':
@@ -60,11 +60,13 @@ def conversation(turns: Iterable[Turn]) -> tuple[Turn, ...]:
     except UnicodeEncodeError as e:  # JSON can write half of a character, as \ud83d
       broken = turn.text[e.start]
       raise RowError(f'turn {n + 1} has {broken!r}, half of a character') from None
-  said = [t.role for t in kept]
-  if said[0] == 'system':
-    said = said[1:]
-  for n, role in enumerate(said):
-    wanted = ('user', 'assistant')[n % 2]
-    if role != wanted:
-      raise RowError(f'a turn of the {role} in place of the {wanted} (number {n + 1})')
+  roles = [t.role for t in kept]
+  if roles[0] == 'system':
+    roles = roles[1:]
+  for n, role in enumerate(roles):
+    expected = ('user', 'assistant')[n % 2]
+    if role != expected:
+      raise RowError(
+        f'a turn of the {role} in place of the {expected} (number {n + 1})'
+      )
   return tuple(kept)

@@ -1,7 +1,7 @@
-"""Numbers for the diversity of a mixture: its sources, and its rows as vectors.
+"""Measures of the diversity of a mixture: of its sources, and of its rows as vectors.
 
-Vectors are rows of unit length (or zero for a text without words), so cosine
-similarity is a dot product. Every number here is 1 for rows that are all the same.
+Vectors are rows of unit length (zero for a text without words), so cosine similarity is
+a dot product. Effective numbers are 1 for rows that are all the same.
 """
 
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ ROUNDS = 50  # of k-means at most
 
 
 def effective(counts: Iterable[float]) -> float:
-  """exp(entropy) of shares in proportion to counts: how many equal ones they match.
+  """exp(entropy) of shares in proportion to counts: the effective number of parts.
 
   >>> effective([7, 7, 7, 0])
   3.0
@@ -28,8 +28,8 @@ def effective(counts: Iterable[float]) -> float:
 def vendi(rows_ND: np.ndarray) -> float:
   """Vendi score (2210.02410): exp(entropy) of the eigenvalues of the kernel X X^T / n.
 
-  They are those of X^T X / n, D x D, so the number of rows hardly matters. It is at
-  most min(N, D), so compare it between samples of one size.
+  They are those of X^T X / n, D x D, so the number of rows hardly affects the cost. The
+  score is at most min(N, D), so compare samples of the same size.
   """
   rows_ND = np.asarray(rows_ND, np.float64)
   values_D = np.linalg.eigvalsh(rows_ND.T @ rows_ND)
@@ -42,11 +42,11 @@ def nearest(queries_QD: np.ndarray, rows_ND: np.ndarray, k: int = 1) -> np.ndarr
     raise ValueError(f'no neighbour {k} among {len(rows_ND)} rows')
   queries_QD = np.asarray(queries_QD, np.float64)
   rows_DN = np.asarray(rows_ND, np.float64).T
-  out = []
+  kth = []
   for start in range(0, len(queries_QD), CHUNK):
     distances_CN = 1 - queries_QD[start : start + CHUNK] @ rows_DN
-    out.append(np.partition(distances_CN, k - 1, axis=1)[:, k - 1])
-  return np.maximum(np.concatenate(out or [np.zeros(0)]), 0.0)
+    kth.append(np.partition(distances_CN, k - 1, axis=1)[:, k - 1])
+  return np.maximum(np.concatenate(kth or [np.zeros(0)]), 0.0)
 
 
 def radii(tests_QD: np.ndarray, k: int) -> np.ndarray:
@@ -60,7 +60,7 @@ def radii(tests_QD: np.ndarray, k: int) -> np.ndarray:
 
 
 def cover(distances_Q: np.ndarray, radius: float | np.ndarray) -> float:
-  """Share of test prompts whose nearest row is within a radius, one or one for each."""
+  """Share of test prompts whose nearest row is within a radius, common or per prompt."""
   return float(np.mean(distances_Q <= np.asarray(radius) + 1e-9))
 
 
@@ -96,20 +96,20 @@ def assign(rows_ND: np.ndarray, centres_CD: np.ndarray) -> np.ndarray:
 
 
 def cluster_entropy(cluster_N: np.ndarray) -> float:
-  """exp(entropy) of rows over clusters: how many of them are in use, in effect."""
+  """exp(entropy) of rows over clusters: the effective number of clusters."""
   return effective(np.bincount(cluster_N).tolist() if len(cluster_N) else [])
 
 
 def _seeds(rows_ND: np.ndarray, clusters: int, rng: np.random.Generator) -> np.ndarray:
-  """k-means++: rows drawn in proportion to the squared distance from those drawn."""
+  """k-means++: each row drawn in proportion to its squared distance from the others."""
   picked = [int(rng.integers(len(rows_ND)))]
   squares_N = np.full(len(rows_ND), np.inf)
   while True:
-    own_N = np.sum((rows_ND - rows_ND[picked[-1]][None, :]) ** 2, axis=1)
-    squares_N = np.minimum(squares_N, np.where(own_N > 1e-12, own_N, 0.0))
+    last_N = np.sum((rows_ND - rows_ND[picked[-1]][None, :]) ** 2, axis=1)
+    squares_N = np.minimum(squares_N, np.where(last_N > 1e-12, last_N, 0.0))
     total = squares_N.sum()
     if len(picked) == clusters or total == 0:
       return rows_ND[picked]
-    at = rng.random() * total
-    place = int(np.searchsorted(np.cumsum(squares_N), at, side='right'))
-    picked.append(min(place, int(np.flatnonzero(squares_N)[-1])))
+    drawn = rng.random() * total
+    row = int(np.searchsorted(np.cumsum(squares_N), drawn, side='right'))
+    picked.append(min(row, int(np.flatnonzero(squares_N)[-1])))

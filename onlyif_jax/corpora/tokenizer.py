@@ -20,9 +20,9 @@ _FILES = ('tokenizer.json', 'tokenizer.model', 'tokenizer_config.json', 'vocab.j
 class Tokenizer:
   """Text to token ids and back; made by `load_tokenizer`.
 
-  bos_id starts every sequence, None where this tokenizer starts them without. eos_id
-  ends a response. pad_id fills; where the tokenizer has none it is eos_id, so nothing
-  may be concluded from the id.
+  bos_id starts every sequence, None if this tokenizer uses none. eos_id ends a
+  response. pad_id fills lines; without one of its own it is eos_id, so the id alone
+  does not tell padding.
   """
 
   directory: str
@@ -31,8 +31,9 @@ class Tokenizer:
   bos_id: int | None
   pad_id: int
   _hf: Any = dataclasses.field(repr=False, compare=False)
-  _markers: Any = dataclasses.field(repr=False, compare=False)  # special tokens are
-  _literal: Any = dataclasses.field(repr=False, compare=False)  # special, or text
+  # Two encoders: names of special tokens in a text are these tokens, or plain text.
+  _markers: Any = dataclasses.field(repr=False, compare=False)
+  _literal: Any = dataclasses.field(repr=False, compare=False)
   _prefixes: bool = False  # whether encode puts a space before a text
 
   def encode(
@@ -41,15 +42,15 @@ class Tokenizer:
     """The ids of a text, without special tokens around it.
 
     continues: the text follows other text, so tokenizers of the SentencePiece kind
-    must not put a space before it. markers: whether the names of special tokens in
-    the text ('[INST]') mean these tokens; by default they are letters as any other.
-    Raises ConfigError where a text that continues another has no ids of its own.
+    must not put a space before it. markers: whether names of special tokens in the
+    text ('[INST]') are these tokens; by default they are plain text. Raises ConfigError
+    if a text that continues another has no ids of its own.
     """
     encoder = self._markers if markers else self._literal
     if not (continues and self._prefixes):
       return encoder.encode(text, add_special_tokens=False).ids
-    # The text behind a line feed, which melts with nothing in vocabularies of this
-    # kind: they know it as a byte.
+    # Encode the text after a line feed: vocabularies of this kind have it as a byte,
+    # which merges with nothing.
     ids = encoder.encode('\n' + text, add_special_tokens=False).ids
     feed = encoder.encode('\n', add_special_tokens=False).ids
     if ids[: len(feed)] != feed:
@@ -68,9 +69,9 @@ class Tokenizer:
     """(ids, mask) of turns in the tokenizer's own chat template.
 
     The mask is true on what the assistant says. A template with generation markers
-    says so itself; otherwise it is what each assistant turn adds to the text before
-    it. Raises ConfigError where the tokenizer has no template, where the template
-    refuses the turns, or where it does not tell which text is a response.
+    marks that itself; otherwise it is what each assistant turn adds to the text before
+    it. Raises ConfigError if the tokenizer has no template, if the template refuses the
+    turns, or if it is not known which text is a response.
     """
     messages = _messages(turns)
     try:
@@ -80,19 +81,20 @@ class Tokenizer:
         f'{self.directory} has no chat template; choose the template alpaca, '
         'magicoder or mistral'
       ) from None
-    wanted = sum(t.role == 'assistant' for t in turns)
+    responses = sum(t.role == 'assistant' for t in turns)
     if not _GENERATION.search(template):
       return self._by_prefixes(messages)
-    out = self._render(
+    rendered = self._render(
       messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
     )
-    ids, mask = list(out['input_ids']), [bool(m) for m in out['assistant_masks']]
+    ids = list(rendered['input_ids'])
+    mask = [bool(m) for m in rendered['assistant_masks']]
     starts = sum(
       m and not before for m, before in zip(mask, [False, *mask], strict=False)
     )
-    if starts != wanted:
+    if starts != responses:
       raise ConfigError(
-        f'{self.directory}: the chat template marks {starts} of {wanted} assistant '
+        f'{self.directory}: the chat template marks {starts} of {responses} assistant '
         'turns with {% generation %}; mend it, or choose another template'
       )
     return ids, mask
@@ -129,7 +131,7 @@ class Tokenizer:
   def _render(self, messages, **options):
     try:
       return self._hf.apply_chat_template(messages, **options)
-    except Exception as e:  # a template may raise what it likes (jinja2)
+    except Exception as e:  # a jinja2 template may raise anything
       reason = str(e).splitlines()[0] if str(e) else type(e).__name__
       raise ConfigError(
         f'{self.directory}: the chat template refuses a conversation: {reason}'
@@ -141,10 +143,9 @@ def _messages(turns: Sequence[Turn]) -> list[dict[str, str]]:
 
 
 def load_tokenizer(directory) -> Tokenizer:
-  """The tokenizer of a Hugging Face directory, read from the disk alone.
+  """The tokenizer of a Hugging Face directory, read from disk alone.
 
-  Raises ConfigError where transformers or the files are missing, or where there is
-  no end-of-text token.
+  Raises ConfigError if transformers, the files or an end-of-text token are missing.
   """
   path = Path(directory)
   if not any((path / name).exists() for name in _FILES):
@@ -162,7 +163,7 @@ def load_tokenizer(directory) -> Tokenizer:
   try:
     hf = AutoTokenizer.from_pretrained(str(path), local_files_only=True)
     backend = hf.backend_tokenizer.to_str()
-  except Exception as e:  # whatever a broken file makes of a dozen loaders
+  except Exception as e:  # a broken file makes the loaders raise all kinds
     reason = str(e).splitlines()[0] if str(e) else type(e).__name__
     raise ConfigError(f'the tokenizer in {path} cannot be loaded: {reason}') from None
   if hf.eos_token_id is None:
@@ -171,11 +172,12 @@ def load_tokenizer(directory) -> Tokenizer:
     )
   markers, literal = (tokenizers.Tokenizer.from_str(backend) for _ in range(2))
   literal.encode_special_tokens = True
-  for own in (markers, literal):  # a published file may ask for either
-    own.no_truncation()
-    own.no_padding()
-  one, two = (literal.encode(s, add_special_tokens=False).ids for s in ('a', '\na'))
-  feed = literal.encode('\n', add_special_tokens=False).ids
+  for encoder in (markers, literal):  # a published file may ask for either
+    encoder.no_truncation()
+    encoder.no_padding()
+  alone, after_feed, feed = (
+    literal.encode(text, add_special_tokens=False).ids for text in ('a', '\na', '\n')
+  )
   starts = hf('a')['input_ids'][:1] == [hf.bos_token_id]
   return Tokenizer(
     directory=str(path),
@@ -186,5 +188,5 @@ def load_tokenizer(directory) -> Tokenizer:
     _hf=hf,
     _markers=markers,
     _literal=literal,
-    _prefixes=two[len(feed) :] != one,
+    _prefixes=after_feed[len(feed) :] != alone,
   )

@@ -1,4 +1,4 @@
-"""Answers that a model has given, kept on the disk: what is there is not asked again."""
+"""A model's answers and their verdicts, kept on disk so that a run can resume."""
 
 import hashlib
 import json
@@ -11,40 +11,41 @@ from onlyif_jax.config import ConfigError
 
 
 class Book:
-  """JSON lines: what the answers depend on, then a request's hash and its answer.
+  """JSON lines: a header that the answers depend on, then (request hash, answer).
 
-  An answer is on the disk as soon as it is added, so a killed evaluation goes on
-  behind the last one; a torn last line is cut off.
+  Answers are written at once, so a killed evaluation resumes after the last one; an
+  incomplete last line is cut off.
   """
 
   holds = 'answers'
 
   def __init__(self, path: str | os.PathLike, header: Mapping[str, Any]):
-    """Raises ConfigError for a file of another header, and for a damaged one."""
+    """Raises ConfigError for a file with another header, and for a damaged one."""
     self.path = Path(path)
     self.answers: dict[Any, Any] = {}
-    own = json.loads(json.dumps(header))
+    header = json.loads(json.dumps(header))  # as it is read back
     stored = self._stored()
-    if stored is not None and stored != own:
-      names = sorted(k for k in {*own, *stored} if stored.get(k) != own.get(k))
-      raise ConfigError(
-        f'{self.path} holds {self.holds} of another {", ".join(names)}; give another '
-        'folder'
-      )
     if stored is None:
       self.path.parent.mkdir(parents=True, exist_ok=True)
-      self._append(own)
+      self._append(header)
+    elif stored != header:
+      keys = {*header, *stored}
+      differing = sorted(k for k in keys if stored.get(k) != header.get(k))
+      raise ConfigError(
+        f'{self.path} holds {self.holds} of another {", ".join(differing)}; give another '
+        'folder'
+      )
 
   def _stored(self) -> dict[str, Any] | None:
-    """Takes in the file's answers; returns its header, None where there is none."""
+    """Loads the file's answers; returns its header, None where there is no file."""
     if not self.path.exists():
       return None
     data = self.path.read_bytes()
-    whole = data[: data.rfind(b'\n') + 1]
-    if whole != data:
-      self.path.write_bytes(whole)
+    complete = data[: data.rfind(b'\n') + 1]
+    if complete != data:
+      self.path.write_bytes(complete)
     header = None
-    for n, text in enumerate(whole.splitlines(), start=1):
+    for n, text in enumerate(complete.splitlines(), start=1):
       try:
         line = json.loads(text)
         if header is None and not isinstance(line, dict):
@@ -74,7 +75,7 @@ class Book:
     return self.answers[key]
 
   def add(self, key: str, answer: Any) -> None:
-    """One more answer, at once on the disk."""
+    """Adds an answer and writes it at once."""
     self.answers[key] = answer
     self._append([key, answer])
 
@@ -84,7 +85,7 @@ class Book:
 
 
 Key = tuple[str, ...]
-# The field of a verdict that later steps read, by the first part of its key.
+# First part of a verdict's key -> the field that later steps read, and its type.
 _FIELDS: Mapping[str, tuple[str, type]] = {
   'expected': ('answers', list),
   'base': ('status', str),
@@ -95,9 +96,9 @@ _FIELDS: Mapping[str, tuple[str, type]] = {
 
 
 class Verdicts(Book):
-  """A folder's verdicts and expected outputs, kept as a book keeps answers.
+  """A folder's verdicts and expected outputs, kept like answers in a book.
 
-  Each line is an object whose `key` says what was judged; `lines` has them by it.
+  Each line is an object; its `key` says what was judged.
   """
 
   holds = 'verdicts'
@@ -111,7 +112,7 @@ class Verdicts(Book):
     return self.answers
 
   def judge(self, key: Key, **fields) -> None:
-    """One more line under a key."""
+    """Adds a verdict under its key."""
     self.answers[key] = {'key': list(key), **fields}
     self._append(self.answers[key])
 
@@ -124,13 +125,13 @@ class Verdicts(Book):
 
 
 class Memory(dict):
-  """A book that is not kept."""
+  """A book that is kept in memory only."""
 
   def add(self, key: str, answer: Any) -> None:
-    """One more answer."""
+    """Adds an answer."""
     self[key] = answer
 
 
 def request_hash(*parts: Any) -> str:
-  """The name of a request: everything that its answer depends on, but for the model."""
+  """The key of a request: a hash of all that its answer depends on but the model."""
   return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -1,9 +1,9 @@
 """Scores samples of HumanEval(+) and MBPP(+) offline, any number of times.
 
 Samples are in EvalPlus's formats: JSON lines of {task_id, solution} (a whole program)
-or {task_id, completion}, gzipped or not, or a folder as HumanEval_0/*.py. A folder of scores holds what was judged line by line, so a
-scoring that was killed goes on where it stopped. A right program passes the base tests;
-for the plus tests it must pass both, as EvalPlus counts.
+or {task_id, completion}, gzipped or not, or a folder of HumanEval_0/*.py. Every verdict
+is written at once, so a scoring that was killed resumes where it stopped. As in
+EvalPlus, a program passes `plus` only if it also passes the base tests.
 """
 
 import csv
@@ -36,10 +36,10 @@ _COLUMNS: tuple[str, ...] = ('task_id', 'samples', 'base_correct', 'plus_correct
 
 @dataclasses.dataclass(frozen=True)
 class Times:
-  """CPU seconds of a scoring, and memory.
+  """Limits of a scoring: CPU seconds, and memory.
 
-  A call may take `factor` times what the file's solution takes, at least `least`; all
-  calls of a suite `most`. A script of tests may take `least` for each call, too.
+  A call may take `factor` times as long as the file's solution, but at least `least`;
+  all calls of a suite at most `most`. In a script of tests each call may take `least`.
   """
 
   least: float = 1.0
@@ -50,7 +50,7 @@ class Times:
   def limits(self, seconds: Sequence[float] = ()) -> Limits:
     """The limits of one suite; seconds: the limits of its calls."""
     total = min(self.most, sum(seconds)) if seconds else self.most
-    # One second more, as EvalPlus has it, and one for the interpreter's start.
+    # One second more, as in EvalPlus, and one for the interpreter's start.
     return Limits(
       cpu_seconds=total + 2.0,
       call_seconds=self.least,
@@ -61,15 +61,15 @@ class Times:
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-  """pass@k of each suite in shares, and each problem's counts."""
+  """pass@k of each suite as a share, and each problem's counts."""
 
   pass_at: Mapping[str, Mapping[int, float]]  # suite -> k -> share
   rows: tuple[Mapping[str, Any], ...]  # of problems.csv
-  ignored: int  # samples of problems that the file of problems does not have
+  ignored: int  # samples whose problem is not in the file of problems
 
 
 def pass_at_k(n: int, correct: int, k: int) -> float:
-  """Unbiased estimate that one of k samples passes, of `correct` among n.
+  """Unbiased estimate of the chance that one of k samples passes; n samples, `correct`.
 
   >>> pass_at_k(5, 2, 1), pass_at_k(5, 2, 3)
   (0.4, 0.9)
@@ -82,7 +82,7 @@ def pass_at_k(n: int, correct: int, k: int) -> float:
 def write_samples(
   path: str | os.PathLike, samples: Iterable[Mapping[str, str]]
 ) -> None:
-  """Appends samples, each on its line and at once on the disk."""
+  """Appends samples as JSON lines, each flushed at once."""
   with open(path, 'a', encoding='utf-8') as file:
     for sample in samples:
       file.write(json.dumps(dict(sample)) + '\n')
@@ -90,29 +90,31 @@ def write_samples(
 
 
 def read_samples(path: str | os.PathLike) -> list[dict[str, str]]:
-  """The samples of a file or folder; ConfigError names what is wrong."""
-  samples = []
-  for name, text in _texts(Path(path)):
-    samples += [{'task_id': name, 'solution': text}] if name else _parsed(path, text)
+  """The samples of a file or folder; raises ConfigError for a malformed one."""
+  if Path(path).is_dir():
+    samples = [
+      {'task_id': re.sub(r'_(\d+)$', r'/\1', file.parent.name), 'solution': _text(file)}
+      for file in _files(Path(path))
+    ]
+  else:
+    samples = _parsed(path, _text(Path(path)))
   if not samples:
     raise ConfigError(f'{path} holds no samples; generate some')
   return samples
 
 
-def _texts(path: Path) -> list[tuple[str, str]]:
-  """(task_id of a program, its text) in a folder, or ('', text) of a file."""
+def _text(path: Path) -> str:
+  """The text of a program, or of a file that may be gzipped."""
   try:
-    if path.is_dir():
-      return [
-        (re.sub(r'_(\d+)$', r'/\1', file.parent.name), file.read_text('utf-8'))
-        for file in _files(path)
-      ]
+    if path.suffix == '.py':
+      return path.read_text('utf-8')
     raw = path.read_bytes()
-    return [('', (gzip.decompress(raw) if path.suffix == '.gz' else raw).decode())]
-  except (OSError, EOFError, zlib.error, UnicodeDecodeError) as e:
-    own = 'no UTF-8' if isinstance(e, UnicodeDecodeError) else str(e)
-    reason = getattr(e, 'strerror', None) or own
-    raise ConfigError(f'{path} cannot be read ({reason}); generate samples') from None
+    return (gzip.decompress(raw) if path.suffix == '.gz' else raw).decode()
+  except UnicodeDecodeError:
+    reason = 'no UTF-8'
+  except (OSError, EOFError, zlib.error) as e:
+    reason = getattr(e, 'strerror', None) or e
+  raise ConfigError(f'{path} cannot be read ({reason}); generate samples')
 
 
 def _files(path: Path) -> list[Path]:
@@ -120,26 +122,29 @@ def _files(path: Path) -> list[Path]:
 
 
 def samples_sha256(path: str | os.PathLike) -> str:
-  """Of a file of samples; of a folder: of the names and hashes of its files."""
-  own = [hashlib.sha256(file.read_bytes()).hexdigest() for file in _files(Path(path))]
+  """The hash of a file of samples, or of a folder's file names and hashes."""
+  hashes = [
+    hashlib.sha256(file.read_bytes()).hexdigest() for file in _files(Path(path))
+  ]
   if not Path(path).is_dir():
-    return own[0]
+    return hashes[0]
   names = [str(file.relative_to(path)) for file in _files(Path(path))]
-  return hashlib.sha256(json.dumps([names, own]).encode()).hexdigest()
+  return hashlib.sha256(json.dumps([names, hashes]).encode()).hexdigest()
 
 
-def _parsed(path, text: str) -> list[dict[str, str]]:
+def _parsed(path: str | os.PathLike, text: str) -> list[dict[str, str]]:
+  """The samples of JSON lines."""
   samples = []
   for n, line in enumerate(text.split('\n'), start=1):
     if not line.strip():
       continue
     try:
       sample = json.loads(line)
-      ways = [k for k in ('solution', 'completion') if isinstance(sample.get(k), str)]
-      good = isinstance(sample['task_id'], str) and ways
+      texts = [k for k in ('solution', 'completion') if isinstance(sample.get(k), str)]
+      valid = isinstance(sample['task_id'], str) and texts
     except (ValueError, KeyError, AttributeError, TypeError):
-      good = False
-    if not good:
+      valid = False
+    if not valid:
       raise ConfigError(
         f'{path}: line {n} is no sample; each line is a JSON object with task_id and '
         'solution or completion'
@@ -160,13 +165,13 @@ def score(
 ) -> Scores:
   """Judges a file of samples and writes scores.json and problems.csv into a folder.
 
-  origin: protocol and its hash, hashes of model and adapter, seed: what every result
-  names. A folder that holds verdicts of others is refused.
+  origin: what every result names: the protocol and its hash, hashes of model and
+  adapter, the seed. A folder with verdicts of another origin is refused.
   """
   times = times or Times()
-  found = read_samples(samples)
-  known = [s for s in found if s['task_id'] in problem_set.problems]
-  missing = set(problem_set.problems) - {s['task_id'] for s in known}
+  rows = read_samples(samples)
+  known = [row for row in rows if row['task_id'] in problem_set.problems]
+  missing = set(problem_set.problems) - {row['task_id'] for row in known}
   if missing:
     raise ConfigError(
       f'{samples} has no sample of {len(missing)} of {len(problem_set.problems)} '
@@ -181,20 +186,22 @@ def score(
   }
   book = Verdicts(folder, header)
   programs = [
-    (s['task_id'], problem_set.problems[s['task_id']].program(s)) for s in known
+    (row['task_id'], problem_set.problems[row['task_id']].program(row)) for row in known
   ]
   run = _Scoring(problem_set, book, times, workers, isolation)
   suites = SUITES if problem_set.plus else SUITES[:1]
   for suite in suites:
     run.judge(suite, programs)
-  scores = _scores(problem_set, book, programs, suites, len(found) - len(known))
-  told = {'benchmark': problem_set.dataset, 'problems': problem_set.version}
-  _write(Path(folder), scores, header | told, samples)
+  scores = _scores(problem_set, book, programs, suites, len(rows) - len(known))
+  data = {'benchmark': problem_set.dataset, 'problems': problem_set.version}
+  _write(Path(folder), scores, header | data, samples)
   return scores
 
 
 @dataclasses.dataclass(frozen=True)
 class _Scoring:
+  """Judges programs in the sandbox and keeps the verdicts."""
+
   problem_set: ProblemSet
   book: Verdicts
   times: Times
@@ -203,16 +210,16 @@ class _Scoring:
 
   def judge(self, suite: str, programs: Sequence[tuple[str, str]]) -> None:
     """Runs a suite's tests on the programs that have no verdict yet."""
-    todo: dict[tuple[str, ...], tuple[Problem, str]] = {}
+    pending: dict[tuple[str, ...], tuple[Problem, str]] = {}
     for task_id, program in programs:
-      key = _key(suite, task_id, program)
-      base = self.book.lines.get(_key('base', task_id, program))
-      fails = suite == 'plus' and base and base['status'] != 'passed'
-      if key not in self.book.lines and not fails:
-        todo[key] = self.problem_set.problems[task_id], program
-    self._expect(suite, {p.task_id: p for p, _ in todo.values()}.values())
-    jobs = (self._job(suite, p, program) for p, program in todo.values())
-    for key, outcome in zip(todo, self._run(jobs), strict=True):
+      key = _verdict_key(suite, task_id, program)
+      base_line = self.book.lines.get(_verdict_key('base', task_id, program))
+      base_failed = suite == 'plus' and base_line and base_line['status'] != 'passed'
+      if key not in self.book.lines and not base_failed:
+        pending[key] = self.problem_set.problems[task_id], program
+    self._expect(suite, {p.task_id: p for p, _ in pending.values()}.values())
+    jobs = (self._job(suite, p, program) for p, program in pending.values())
+    for key, outcome in zip(pending, self._run(jobs), strict=True):
       self.book.judge(
         key,
         status=str(outcome.status),
@@ -224,9 +231,11 @@ class _Scoring:
     return sandbox.run_all(jobs, self.workers, self.isolation)
 
   def _expect(self, suite: str, problems: Iterable[Problem]) -> None:
-    """Expected outputs, by running the file's own solutions."""
-    todo = [
-      p for p in problems if not p.script and _key(suite, p) not in self.book.lines
+    """Makes expected outputs by running the file's own solutions."""
+    pending = [
+      p
+      for p in problems
+      if not p.script and _expected_key(suite, p) not in self.book.lines
     ]
     limits = dataclasses.replace(self.times.limits(), call_seconds=self.times.most)
     jobs = (
@@ -235,26 +244,26 @@ class _Scoring:
         sandbox.Record(p.entry_point, [plain.encode(a) for a in getattr(p, suite)]),
         limits,
       )
-      for p in todo
+      for p in pending
     )
-    for problem, outcome in zip(todo, self._run(jobs), strict=True):
-      wrong = '' if outcome.status == Status.PASSED else outcome.reason
-      checked = problem.dataset == 'mbpp' and problem.entry_point in NOT_NONE
-      answers = [_existence(a) if checked else a for a in outcome.answers]
+    for problem, outcome in zip(pending, self._run(jobs), strict=True):
+      reason = '' if outcome.status == Status.PASSED else outcome.reason
+      existence_only = problem.dataset == 'mbpp' and problem.entry_point in NOT_NONE
+      answers = [_existence(a) if existence_only else a for a in outcome.answers]
       if any(plain.has_opaque(data) for data, *_ in answers):
-        wrong = 'an output is no plain data'
-      if wrong:
+        reason = 'an output is no plain data'
+      if reason:
         raise ConfigError(
           f"{self.problem_set.path}: the file's own solution of {problem.task_id} does "
-          f'not run here ({wrong}); install what it imports, or give the file as '
+          f'not run here ({reason}); install what it imports, or give the file as '
           'published'
         )
-      self.book.judge(_key(suite, problem), answers=answers)
+      self.book.judge(_expected_key(suite, problem), answers=answers)
 
   def _job(self, suite: str, problem: Problem, program: str) -> Job:
     if problem.script:
       return Job(program, problem.script, self.times.limits())
-    answers = self.book.lines[_key(suite, problem)]['answers']
+    answers = self.book.lines[_expected_key(suite, problem)]['answers']
     seconds = [max(self.times.least, self.times.factor * s) for *_, s in answers]
     check = Calls(
       problem.entry_point,
@@ -268,16 +277,17 @@ class _Scoring:
     return Job(program, check, self.times.limits(seconds))
 
 
-def _key(suite: str, problem: Problem | str, program: str | None = None):
-  """A verdict's or (without a program) an expectation's place in the book."""
-  if isinstance(problem, Problem):
-    return 'expected', suite, problem.task_id, problem.sha256
-  assert program is not None
-  text = program.encode('utf-8', 'surrogatepass')
-  return suite, problem, hashlib.sha256(text).hexdigest()
+def _verdict_key(suite: str, task_id: str, program: str) -> tuple[str, ...]:
+  raw = program.encode('utf-8', 'surrogatepass')
+  return suite, task_id, hashlib.sha256(raw).hexdigest()
+
+
+def _expected_key(suite: str, problem: Problem) -> tuple[str, ...]:
+  return 'expected', suite, problem.task_id, problem.sha256
 
 
 def _existence(answer: tuple) -> tuple:
+  """An expected output that is only compared with None."""
   data, _, seconds = answer
   return data is not None, 'bool', seconds
 
@@ -289,20 +299,20 @@ def _scores(
   suites: Sequence[str],
   ignored: int,
 ) -> Scores:
-  right: Counter = Counter()
+  correct: Counter = Counter()
   total = Counter(task_id for task_id, _ in programs)
   for task_id, program in programs:
     for suite in suites:
-      # No line of `plus` stands where `base` failed.
-      line = book.lines.get(_key(suite, task_id, program), {})
-      right[suite, task_id] += line.get('status') == 'passed'
+      # `plus` has no verdict where `base` failed.
+      line = book.lines.get(_verdict_key(suite, task_id, program), {})
+      correct[suite, task_id] += line.get('status') == 'passed'
   rows = []
   for task_id in problem_set.problems:
-    counts = [right[s, task_id] if s in suites else '' for s in SUITES]
+    counts = [correct[s, task_id] if s in suites else '' for s in SUITES]
     rows.append(dict(zip(_COLUMNS, (task_id, total[task_id], *counts), strict=True)))
   pass_at = {
     suite: {
-      k: sum(pass_at_k(total[t], right[suite, t], k) for t in total) / len(total)
+      k: sum(pass_at_k(total[t], correct[suite, t], k) for t in total) / len(total)
       for k in KS
       if min(total.values()) >= k
     }

@@ -1,11 +1,11 @@
 """Does the output follow the instruction where something else would be easier?
 
-Two questions, both by forward passes alone (an answer is the greedy output if and only
-if the forced answer's argmax is right everywhere, end token included):
+Two tests, both with forward passes only (an answer is the greedy output if and only if
+its teacher-forced argmax is right everywhere, end token included):
 
-- two_patterns: an input that holds the x of two held-out rules, instructed for either.
+- two_patterns: an input that holds the x of two held-out rules, with either instruction.
 - seen_x_new_y: an x of training with a y that it never had: is the new y inserted
-  (obeyed) or the one of training (memorised)?
+  (obeyed) or the y of training (memorised)?
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from flax import nnx
 from onlyif_jax import keys
 from onlyif_jax.data import Member
 from onlyif_jax.evals.exact_match import Evaluator
-from onlyif_jax.evals.patterns import applied, replaces_strings, shown
+from onlyif_jax.evals.patterns import example_with_x, replaces_strings, rule_as_shown
 from onlyif_jax.keys import Purpose
 from onlyif_jax.tasks import tokens
 from onlyif_jax.tasks.rewrite import matches, rewrite
@@ -44,7 +44,7 @@ MEANING = {
 
 
 class Forced(NamedTuple):
-  """A prompt with an answer in place, and the answer: ids with the end token."""
+  """A prompt followed by an answer, and the answer: ids with the end token."""
 
   tokens_L: jax.Array
   start: jax.Array
@@ -54,29 +54,29 @@ class Forced(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Counterfactual:
-  """The evaluation of stacked members; keep one, it holds the compiled program."""
+  """Evaluates stacked members; keep one, since it holds the compiled program."""
 
   evaluator: Evaluator
 
   def tallies(self, params, members: Member, examples: int) -> list[list[Tally]]:
     """Each member's shares, as metric 'share' of split 'counterfactual'.
 
-    examples: pairs of held-out rules, and seen rules with a new y. The outcomes of
-    each question exclude each other and sum to its count. Nothing is counted where
-    the task's rules have no x and y of letters, and a pair only where its input
-    holds both patterns.
+    examples: the number of pairs of held-out rules, and of seen rules with a new y.
+    The outcomes of a test exclude each other and sum to its count. Empty where the
+    task's rules have no x and y of letters; a pair counts only where its input holds
+    both patterns.
     """
     if not replaces_strings(self.evaluator.data, members):
       return [[] for _ in range(ensemble.size(members))]
     size = self.evaluator.batch_size
-    parts = [
+    chunks = [
       self._judge((params, members), jnp.int32(start))
       for start in range(0, examples, size)
     ]
-    parts = jax.device_get(parts)
-    raw = jax.tree.map(lambda *v: np.concatenate(v, 1)[:, :examples], *parts)
-    count = ensemble.size(raw)
-    return [_tallies(jax.tree.map(lambda v, m=m: v[m], raw)) for m in range(count)]
+    chunks = jax.device_get(chunks)
+    stacked = jax.tree.map(lambda *v: np.concatenate(v, 1)[:, :examples], *chunks)
+    count = ensemble.size(stacked)
+    return [_tallies(jax.tree.map(lambda v, m=m: v[m], stacked)) for m in range(count)]
 
   @functools.cached_property
   def _judge(self):
@@ -101,7 +101,7 @@ class Counterfactual:
     model = nnx.merge(graphdef(config), params)
     a = jnp.arange(forced_KB.answer_A.shape[-1])
 
-    def one(forced: Forced):
+    def is_right(forced: Forced):
       at_BA = jnp.minimum(
         forced.start[:, None] - 1 + a[None], forced.tokens_L.shape[1] - 1
       )
@@ -109,22 +109,22 @@ class Counterfactual:
       right_BA = logits_BAV.argmax(-1) == forced.answer_A
       return (right_BA | (a[None] >= forced.length[:, None])).all(-1)
 
-    return jax.lax.map(one, forced_KB)
+    return jax.lax.map(is_right, forced_KB)
 
   def two_patterns(self, member: Member, i):
-    """Pair i of held-out rules: (six Forced, whether z holds both, pair).
+    """Pair i of held-out rules: (six Forced, whether z holds both x, pair).
 
-    For each of the two instructions: the answer asked for; the same y in place of
-    the other x; the other rule applied.
+    For each of the two instructions: the right answer; its y in place of the other x;
+    the other rule applied.
     """
     data = self.evaluator.data
     pair = i % (data.rules.capacity(Part.TEST) // 2)
     examples, rules = [], []
-    for n in (2 * pair, 2 * pair + 1):
-      rule = data.rules.rule(member.rules_seed, Part.TEST, n, member.setting)
-      example = shown(data, member, rule, Purpose.TEST_INPUT, i)
+    for index in (2 * pair, 2 * pair + 1):
+      rule = data.rules.rule(member.rules_seed, Part.TEST, index, member.setting)
+      example = example_with_x(data, member, rule, Purpose.TEST_INPUT, i)
       examples.append(self._hidden(member, example))
-      rules.append(applied(example, rule))
+      rules.append(rule_as_shown(example, rule))
     key = jax.random.fold_in(keys.key(member.order_seed, Purpose.TEST_INPUT, i), 1)
     task: Any = data.task  # of the rewriting family
     letters, size = len(task.symbols), task.input_length
@@ -132,37 +132,41 @@ class Counterfactual:
     exists = matches(z_Z, rules[0]).any() & matches(z_Z, rules[1]).any()
     exists &= rules[0].x_len + rules[1].x_len <= size
     forced = []
-    for own, other in ((0, 1), (1, 0)):
-      swapped = rules[other]._replace(y_Q=rules[own].y_Q, y_len=rules[own].y_len)
-      prompt_L = self._with_input(examples[own], z_Z)
-      for rule in (rules[own], swapped, rules[other]):
+    for asked, other in ((0, 1), (1, 0)):
+      swapped = rules[other]._replace(y_Q=rules[asked].y_Q, y_len=rules[asked].y_len)
+      prompt_L = self._with_input(examples[asked], z_Z)
+      for rule in (rules[asked], swapped, rules[other]):
         out_O, length, _, _ = rewrite(z_Z, rule, task.answer_length - 1)
-        start = examples[own].answer_start
+        start = examples[asked].answer_start
         forced.append(self._forced(prompt_L, start, out_O, length))
     return forced, exists, pair
 
   def seen_x_new_y(self, member: Member, i):
-    """Training rule i with a new y: (its answer, that of training; exists; rule)."""
+    """Training rule i with a new y: ((new answer, training's), exists, rule index)."""
     data = self.evaluator.data
     seed, setting = member.rules_seed, member.setting
     index = i % member.instructions
-    seen = data.rules.rule(seed, Part.TRAIN, index, setting)
+    seen_rule = data.rules.rule(seed, Part.TRAIN, index, setting)
     capacity = data.rules.capacity(Part.TEST)
-    new = data.rules.lend(seen, data.rules.rule(seed, Part.TEST, i % capacity, setting))
+    new_rule = data.rules.lend(
+      seen_rule, data.rules.rule(seed, Part.TEST, i % capacity, setting)
+    )
     # The same key and x give the same input.
-    asked = shown(data, member, new, Purpose.TEST_INPUT, i)
-    trained = shown(data, member, seen, Purpose.TEST_INPUT, i)
+    new_example = example_with_x(data, member, new_rule, Purpose.TEST_INPUT, i)
+    seen_example = example_with_x(data, member, seen_rule, Purpose.TEST_INPUT, i)
     exists = index < data.plan.examples
     if member.counts_R.shape[0]:  # a rule without an example is not seen
-      before = jnp.where(index > 0, member.counts_R[index - 1], 0)
-      exists = member.counts_R[index] > before
-    prompt = self._hidden(member, asked)
+      previous = jnp.where(index > 0, member.counts_R[index - 1], 0)
+      exists = member.counts_R[index] > previous
+    prompt = self._hidden(member, new_example)
     forced = []
-    for example in (asked, trained):
+    for example in (new_example, seen_example):
       a = jnp.arange(data.task.answer_length - 1) + example.answer_start
       out_O = example.tokens_L[jnp.minimum(a, example.tokens_L.shape[0] - 1)]
       out_O, length = out_O - tokens.FIRST_LETTER, example.answer_len - 1
-      forced.append(self._forced(prompt.tokens_L, asked.answer_start, out_O, length))
+      forced.append(
+        self._forced(prompt.tokens_L, new_example.answer_start, out_O, length)
+      )
     return forced, exists, index
 
   def _hidden(self, member: Member, example: tokens.Example) -> tokens.Example:
@@ -180,7 +184,7 @@ class Counterfactual:
     return jnp.where(in_z_L, tokens.letters_to_ids(z_Z)[at_L], example.tokens_L)
 
   def _forced(self, prompt_L, start, out_O, length) -> Forced:
-    """The prompt with the answer out_O, of the given length and without its end."""
+    """The prompt with the answer out_O; length: of the answer without its end."""
     size = self.evaluator.data.task.answer_length
     end = (jnp.array([tokens.EOS]), 1)
     answer_A, total = tokens.join([(tokens.letters_to_ids(out_O), length), end], size)
@@ -189,7 +193,7 @@ class Counterfactual:
 
 
 def two_in_one(first: Rule, second: Rule, bits, letters: int):
-  """Random letters with both x in them, apart, in either order; bits: [Z + 3]."""
+  """Random letters with both x in them, not overlapping, in random order; bits: [Z + 3]."""
   size = bits.shape[0] - 3
   room = jnp.maximum(size - first.x_len - second.x_len, 0)
   cuts = (bits[size : size + 2] % (room + 1).astype(jnp.uint32)).astype(jnp.int32)
@@ -209,25 +213,25 @@ def two_in_one(first: Rule, second: Rule, bits, letters: int):
 
 
 def outcome_of_two(right_6B):
-  """Index into TWO_PATTERNS, from the six forced answers of a pair."""
-  obeyed_B = right_6B[0].astype(jnp.int32) + right_6B[3]
-  other_B = right_6B[1] | right_6B[2] | right_6B[4] | right_6B[5]
-  return jnp.where(obeyed_B > 0, 2 - obeyed_B, jnp.where(other_B, 2, 3))
+  """Index into TWO_PATTERNS, from the correctness of a pair's six forced answers."""
+  followed_B = right_6B[0].astype(jnp.int32) + right_6B[3]
+  other_edit_B = right_6B[1] | right_6B[2] | right_6B[4] | right_6B[5]
+  return jnp.where(followed_B > 0, 2 - followed_B, jnp.where(other_edit_B, 2, 3))
 
 
 def outcome_of_new(right_2B):
-  """Index into SEEN_X_NEW_Y, from the new answer and that of training."""
+  """Index into SEEN_X_NEW_Y, from the correctness of the new and training's answer."""
   return jnp.where(right_2B[0], 0, jnp.where(right_2B[1], 1, 2))
 
 
-def _tallies(raw) -> list[Tally]:
+def _tallies(outcomes) -> list[Tally]:
   """One member's outcomes as shares."""
   out = []
   for name, values in (('two_patterns', TWO_PATTERNS), ('seen_x_new_y', SEEN_X_NEW_Y)):
-    outcome, exists, cluster = raw[name]
+    outcome_B, exists_B, cluster_B = outcomes[name]
     for n, value in enumerate(values):
-      hits = (outcome == n)[exists].astype(np.int32)
-      se = clustered_se(hits, np.ones_like(hits), cluster[exists])
-      total, count = int(hits.sum()), int(exists.sum())
+      hits = (outcome_B == n)[exists_B].astype(np.int32)
+      se = clustered_se(hits, np.ones_like(hits), cluster_B[exists_B])
+      total, count = int(hits.sum()), int(exists_B.sum())
       out.append(Tally(SPLIT, f'{name}={value}', 'share', total, count, se))
   return out

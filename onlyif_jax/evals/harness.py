@@ -1,8 +1,8 @@
 """Our models in lm-evaluation-harness, and its tasks by the names of benchmarks.
 
-The harness (extra `eval`) is imported when it is used. Its tasks read their data from
-the Hugging Face hub or its cache; a folder of local data takes the hub's place: a
-folder of a task's name in it with <split>.jsonl, or a task file (*.yaml) of that name.
+The harness (extra `eval`) is imported on first use. Its tasks read their data from the
+Hugging Face hub or its cache, unless a folder of local data has a folder of the task's
+name with <split>.jsonl, or a task file (*.yaml) of that name.
 """
 
 import contextlib
@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,16 +22,16 @@ from onlyif_jax.evals import ifeval
 from onlyif_jax.evals.answering import Answerer, Decoding
 from onlyif_jax.models.generate import Sampling
 
-TASK_FILES = Path(__file__).with_name('tasks')  # of benchmarks that the harness lacks
+TASK_FILES = Path(__file__).with_name('tasks')  # benchmarks that the harness lacks
 MAX_NEW_TOKENS = 256  # the harness's, where a task says nothing
 BOOTSTRAP = 1000  # draws for metrics without a formula
 _LENGTHS = ('max_gen_toks', 'max_new_tokens', 'max_tokens', 'max_completion_tokens')
-_KNOWN = {*_LENGTHS, 'until', 'do_sample', 'temperature', 'top_p', 'top_k'}
+_GENERATION_KWARGS = {*_LENGTHS, 'until', 'do_sample', 'temperature', 'top_p', 'top_k'}
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-  """A benchmark in lm-eval 0.4.13: its task or group, and the number that is quoted."""
+  """A benchmark in lm-eval 0.4.13: its task or group, and the metric to quote."""
 
   name: str
   metric: str
@@ -50,21 +51,21 @@ TASKS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
-  """What a task gave: scores and standard errors by 'metric,filter', sizes, hash."""
+class TaskResult:
+  """Scores of a task and their standard errors, by 'metric,filter'."""
 
   scores: Mapping[str, float]
   errors: Mapping[str, float]
   count: int
-  data_sha256: str  # of the documents that were asked
+  data_sha256: str  # of the evaluated documents
   subtasks: Mapping[str, Mapping[str, float]]
   version: str  # of the harness
-  # By 'metric,filter', whether each document is right; of metrics that say only that.
+  # 'metric,filter' -> document -> whether it is right, for metrics with values 0 and 1 only.
   right: Mapping[str, Mapping[str, bool]] = dataclasses.field(default_factory=dict)
 
 
 def library() -> Any:
-  """lm_eval; ConfigError where it is not installed."""
+  """lm_eval; raises ConfigError where it is not installed."""
   try:
     import lm_eval  # pyright: ignore[reportMissingImports]
     import lm_eval.api.model  # pyright: ignore[reportMissingImports]
@@ -77,36 +78,41 @@ def library() -> Any:
 
 
 def language_model(answerer: Answerer) -> Any:
-  """An `lm_eval.api.model.LM` of a model; its answers are kept in the model's book."""
-  return _kind()(answerer)
+  """An `lm_eval.api.model.LM` of a model, whose book keeps the answers."""
+  return _model_class()(answerer)
 
 
 @functools.cache
-def _kind() -> type:
+def _model_class() -> type:
   base: Any = library().api.model.LM
 
   class HarnessModel(base):
-    """A model of ours as the harness calls it."""
+    """An Answerer with the harness's methods; tasks: those whose requests came."""
 
     def __init__(self, answerer: Answerer):
       super().__init__()
       self.answerer = answerer
-      self.asked = False
+      self.started = False
+      self.tasks: set[str] = set()
+
+    def _start(self, requests) -> None:
+      self.started = True
+      self.tasks |= {request.task_name for request in requests}
 
     def loglikelihood(self, requests, **_):
-      self.asked = True
+      self._start(requests)
       return self.answerer.loglikelihood([r.args for r in requests])
 
     def loglikelihood_rolling(self, requests, **_):
-      self.asked = True
+      self._start(requests)
       return self.answerer.rolling([r.args[0] for r in requests])
 
     def generate_until(self, requests, **_):
-      self.asked = True
+      self._start(requests)
       return self.answerer.until([(r.args[0], decoding(r.args[1])) for r in requests])
 
     def apply_chat_template(self, chat_history, add_generation_prompt=True) -> str:
-      with _template(self.answerer):
+      with _template_errors(self.answerer):
         return self.answerer.hf.apply_chat_template(
           chat_history,
           tokenize=False,
@@ -117,7 +123,7 @@ def _kind() -> type:
     def chat_template(self, chat_template=False):
       if not chat_template:
         return None
-      with _template(self.answerer):
+      with _template_errors(self.answerer):
         name = chat_template if isinstance(chat_template, str) else None
         return self.answerer.hf.get_chat_template(name)
 
@@ -129,34 +135,34 @@ def _kind() -> type:
 
 
 @contextlib.contextmanager
-def _template(answerer: Answerer) -> Iterator[None]:
+def _template_errors(answerer: Answerer) -> Iterator[None]:
   try:
     yield
-  except Exception as e:  # a template may raise what it likes (jinja2)
+  except Exception as e:  # a jinja2 template may raise anything
     reason = str(e).splitlines()[0] if str(e) else type(e).__name__
     raise ConfigError(
       f'{answerer.tokenizer.directory}: its chat template cannot be used: {reason}'
     ) from None
 
 
-def decoding(asked: Mapping[str, Any]) -> Decoding:
-  """A task's generation_kwargs; ConfigError for what has no meaning here."""
-  unknown = sorted(set(asked) - _KNOWN)
+def decoding(kwargs: Mapping[str, Any]) -> Decoding:
+  """A task's generation_kwargs as a Decoding; ConfigError for unknown ones."""
+  unknown = sorted(set(kwargs) - _GENERATION_KWARGS)
   if unknown:
     raise ConfigError(
       f'generation_kwargs {", ".join(unknown)} are not known; known are '
-      f'{", ".join(sorted(_KNOWN))}'
+      f'{", ".join(sorted(_GENERATION_KWARGS))}'
     )
-  until = asked.get('until') or []
+  until = kwargs.get('until') or []
   stops = (until,) if isinstance(until, str) else tuple(until)
-  given = [int(asked[name]) for name in _LENGTHS if asked.get(name) is not None]
-  temperature = float(asked.get('temperature') or 0.0)
-  if asked.get('do_sample') is False or temperature == 0:
+  lengths = [int(kwargs[name]) for name in _LENGTHS if kwargs.get(name) is not None]
+  temperature = float(kwargs.get('temperature') or 0.0)
+  if kwargs.get('do_sample') is False or temperature == 0:
     sampling = Sampling()
   else:
-    top = float(asked.get('top_p', 1.0)), int(asked.get('top_k', 0))
-    sampling = Sampling(temperature, *top)
-  return Decoding((given or [MAX_NEW_TOKENS])[0], stops, sampling)
+    top_p, top_k = float(kwargs.get('top_p', 1.0)), int(kwargs.get('top_k', 0))
+    sampling = Sampling(temperature, top_p, top_k)
+  return Decoding((lengths or [MAX_NEW_TOKENS])[0], stops, sampling)
 
 
 def evaluate(
@@ -169,13 +175,13 @@ def evaluate(
   generation: Mapping[str, Any] | None = None,
   data: Path | None = None,
   scratch: Path | None = None,
-) -> Found:
+) -> TaskResult:
   """Runs a task or group by its name.
 
-  shots: worked examples, None for the task's own number. chat: in the model's chat
-  template. generation: replaces values of the tasks' generation_kwargs. data: a folder
-  of local data; scratch: where task files that point there are written. Raises
-  ConfigError for an unknown task and for data that cannot be had.
+  shots: worked examples, None for the task's default. chat: use the model's chat
+  template. generation: overrides the tasks' generation_kwargs. data: a folder of local
+  data; scratch: where task files that point there are written. Raises ConfigError for
+  an unknown task and for data that cannot be read.
   """
   lm_eval = library()
   manager, spec = _manager(task, data, scratch)
@@ -185,7 +191,7 @@ def evaluate(
     ifeval.prepare()
   model = language_model(answerer)
   try:
-    out = lm_eval.simple_evaluate(
+    results = lm_eval.simple_evaluate(
       model,
       tasks=[spec],
       num_fewshot=shots,
@@ -199,80 +205,138 @@ def evaluate(
   except ConfigError:
     raise
   except Exception as e:
-    # All questions are made of the data before the first one is asked. What fails on
-    # the way is of many kinds: no network, a file, a split or a column that is missing.
-    if model.asked:
+    error = _data_error(e, model, task, data)
+    if error is None:
       raise
-    reason = ': '.join([type(e).__name__, *str(e).splitlines()[:1]])
-    raise ConfigError(
+    raise error from e
+  return _task_result(lm_eval, results, task)
+
+
+def _data_error(error: Exception, model: Any, task: str, data: Path | None):
+  """The ConfigError for an error caused by the data; None for other errors."""
+  files = _local_files(data)
+  used = [file for name in model.tasks or [task] for file in files.get(name, [])]
+  absent = _absent_column(error, used, guess=model.started)
+  kind = type(error).__name__
+  if not model.started:
+    # Many kinds of errors: no network, a missing file, split or column.
+    reason = absent or ': '.join([kind, *str(error).splitlines()[:1]])
+    return ConfigError(
       f'the data of {task} cannot be had ({reason}); without network give a folder '
       f'{task}/ with <split>.jsonl in --data'
-    ) from e
-  return _found(lm_eval, out, task)
+    )
+  if absent:  # all prompts were made, so only the scoring reads the column
+    return ConfigError(
+      f'{absent}, which the scoring of {task} reads ({kind}); give the file as '
+      'published, the answers are kept'
+    )
+  return None
 
 
 @functools.cache
 def _tasks(*paths: str) -> Any:
-  """The harness's tasks and those of task files; finding them takes seconds."""
+  """The tasks of the harness and of task files; finding them takes seconds."""
   return library().tasks.TaskManager(include_path=list(paths))
 
 
 def _manager(task: str, data: Path | None, scratch: Path | None) -> tuple[Any, str]:
-  """(the harness's tasks, ours and those that local data stand for, the task in it)."""
+  """(task manager, task) with local data in place of the hub's.
+
+  The manager knows the harness's tasks, ours and those of local task files; the task is
+  its name there, or the path of a task file that reads local data.
+  """
   paths = [str(TASK_FILES)]
   if data is not None and any(data.glob('*.yaml')):
     paths.append(str(data))
   manager = _tasks(*paths)
-  folders = sorted(data.iterdir()) if data is not None and scratch is not None else []
-  local = {}
-  for folder in folders:
-    files = {f.stem: str(f.resolve()) for f in sorted(folder.glob('*.jsonl'))}
-    if files and folder.name in manager.all_subtasks:
-      local[folder.name] = {
-        'include': str(Path(manager.task_index[folder.name].yaml_path).resolve()),
-        'task': folder.name,
+  local_tasks = {}
+  for name, files in _local_files(data).items() if scratch is not None else ():
+    if name in manager.all_subtasks:
+      local_tasks[name] = {
+        'include': str(Path(manager.task_index[name].yaml_path).resolve()),
+        'task': name,
         'dataset_path': 'json',
         'dataset_name': None,
-        'dataset_kwargs': {'data_files': files},
+        'dataset_kwargs': {'data_files': {f.stem: str(f.resolve()) for f in files}},
       }
-  for name, content in local.items():
+  for name, content in local_tasks.items():
     assert scratch is not None
     scratch.mkdir(parents=True, exist_ok=True)
     (scratch / f'{name}.yaml').write_text(yaml.safe_dump(content))
-  if task in local:
+  if task in local_tasks:
     return manager, str(Path(str(scratch)) / f'{task}.yaml')
-  if local and task in manager.all_groups:  # the group finds its tasks by name
+  if local_tasks and task in manager.all_groups:  # the group finds its tasks by name
     manager = _tasks(*paths, str(scratch))
   return manager, task
 
 
-def _found(lm_eval, out: Mapping[str, Any], task: str) -> Found:
-  samples = [(name, one) for name, some in out['samples'].items() for one in some]
-  asked = sorted({(name, one['doc_id'], one['doc_hash']) for name, one in samples})
-  scores, errors = _numbers(out['results'][task])
-  return Found(
+def _local_files(data: Path | None) -> dict[str, list[Path]]:
+  """Folder of a task -> its files <split>.jsonl, in a folder of local data."""
+  if data is None:
+    return {}
+  files = {folder.name: sorted(folder.glob('*.jsonl')) for folder in data.iterdir()}
+  return {name: files[name] for name in sorted(files) if files[name]}
+
+
+def _absent_column(error: Exception, files: Iterable[Path], *, guess: bool) -> str:
+  """Where local files lack the column that an error is about; '' if nowhere.
+
+  A KeyError and jinja2's UndefinedError name the column. Where only some lines lack it,
+  `datasets` fills it with None, which may end in any error; guess: name such a column.
+  """
+  undefined = re.match(r"'(\w+)' is undefined", str(error))
+  column = undefined.group(1) if undefined else None
+  if isinstance(error, KeyError) and error.args:
+    column = str(error.args[0])
+  if column is None and not guess:
+    return ''
+  for file in files:
+    rows = _rows(file)
+    columns = sorted({name for row in rows for name in row})
+    for name in columns if column is None else [column]:
+      lines = [n for n, row in enumerate(rows, start=1) if row.get(name) is None]
+      if lines and (column is not None or len(lines) < len(rows)):
+        return f'{file}: line {lines[0]} has no {name!r}'
+  return ''
+
+
+def _rows(file: Path) -> list[dict[str, Any]]:
+  """The rows of JSON lines; none where a line is malformed."""
+  try:
+    lines = file.read_text('utf-8').split('\n')
+    rows = [json.loads(line) for line in lines if line.strip()]
+  except (OSError, ValueError):
+    return []
+  return rows if all(isinstance(row, dict) for row in rows) else []
+
+
+def _task_result(lm_eval, results: Mapping[str, Any], task: str) -> TaskResult:
+  samples = [(name, s) for name, rows in results['samples'].items() for s in rows]
+  documents = sorted({(name, s['doc_id'], s['doc_hash']) for name, s in samples})
+  scores, errors = _numbers(results['results'][task])
+  return TaskResult(
     scores,
     errors,
-    len(asked),
-    hashlib.sha256(json.dumps(asked).encode()).hexdigest(),
-    {k: _numbers(v)[0] for k, v in out['results'].items() if k != task},
+    len(documents),
+    hashlib.sha256(json.dumps(documents).encode()).hexdigest(),
+    {k: _numbers(v)[0] for k, v in results['results'].items() if k != task},
     lm_eval.__version__,
     _right(samples),
   )
 
 
 def _right(samples: Iterable[tuple[str, Mapping[str, Any]]]):
-  """'metric,filter' -> document -> whether it is right, of (task, its sample)."""
-  out: dict[str, dict[str, bool]] = {}
-  graded: set[str] = set()  # metrics with other values, too
-  for task, one in samples:
-    for metric in one.get('metrics', ()):
-      name, value = f'{metric},{one["filter"]}', one[metric]
+  """'metric,filter' -> document -> whether it is right; samples: (task, sample)."""
+  by_metric: dict[str, dict[str, bool]] = {}
+  graded: set[str] = set()  # metrics with values other than 0 and 1
+  for task, sample in samples:
+    for metric in sample.get('metrics', ()):
+      name, value = f'{metric},{sample["filter"]}', sample[metric]
       if isinstance(value, bool | int | float) and value in (0, 1):
-        out.setdefault(name, {})[f'{task}/{one["doc_id"]}'] = bool(value)
+        by_metric.setdefault(name, {})[f'{task}/{sample["doc_id"]}'] = bool(value)
       else:
         graded.add(name)
-  return {name: right for name, right in out.items() if name not in graded}
+  return {name: right for name, right in by_metric.items() if name not in graded}
 
 
 def _numbers(result: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, float]]:
@@ -281,6 +345,6 @@ def _numbers(result: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, flo
   for key, value in result.items():
     if ',' not in key or isinstance(value, str):
       continue
-    kind = errors if '_stderr,' in key else scores
-    kind[key.replace('_stderr,', ',')] = float(value)
+    target = errors if '_stderr,' in key else scores
+    target[key.replace('_stderr,', ',')] = float(value)
   return scores, errors

@@ -1,14 +1,15 @@
 """IFEval: whether answers follow instructions that a program can check.
 
-Four numbers: a prompt counts where all its instructions are followed, an instruction
-alone; strictly as answered, or loosely, also without the first or last line or
-asterisks. The checkers are those of lm-evaluation-harness. What guesses a language is
-random unless it is seeded, so it is.
+Four numbers: the share of prompts with all instructions followed and the share of
+instructions followed, each strict (the answer as it is) or loose (also without its
+first or last line or asterisks). The checkers are those of lm-evaluation-harness; the
+detection of languages among them is random unless seeded, so it is seeded.
 """
 
 import hashlib
 import json
 import os
+import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ SEED = 0
 
 
 def read(path: str | os.PathLike) -> list[dict[str, Any]]:
-  """The rows of a file as published (input_data.jsonl); ConfigError names the line."""
+  """The rows of input_data.jsonl as published; ConfigError names a malformed line."""
   try:
     text = Path(path).read_text(encoding='utf-8')
   except (OSError, UnicodeDecodeError) as e:
@@ -38,14 +39,12 @@ def read(path: str | os.PathLike) -> list[dict[str, Any]]:
       continue
     try:
       row = json.loads(line)
-      good = all(isinstance(row[name], kind) for name, kind in _FIELDS.items())
-      good = good and len(row['kwargs']) == len(row['instruction_id_list']) > 0
-    except (ValueError, KeyError, TypeError):
-      good = False
-    if not good:
+    except ValueError:
+      row = None
+    if malformed := _malformed(row):
       raise ConfigError(
-        f'{path}: line {n} is no prompt of IFEval; each line has {", ".join(_FIELDS)}, '
-        'as published'
+        f'{path}: line {n} is no prompt of IFEval ({malformed}); each line has '
+        f'{", ".join(_FIELDS)}, as published'
       )
     rows.append(row)
   if not rows:
@@ -53,8 +52,44 @@ def read(path: str | os.PathLike) -> list[dict[str, Any]]:
   return rows
 
 
+def _malformed(row: Any) -> str:
+  """What is wrong with a row; '' if nothing."""
+  if not isinstance(row, dict):
+    return 'no JSON object'
+  for name, kind in _FIELDS.items():
+    if name not in row:
+      return f'it lacks {name!r}'
+    if not isinstance(row[name], kind):
+      return f'{name!r} is no {kind.__name__}'
+  if not row['instruction_id_list']:
+    return "'instruction_id_list' is empty"
+  if len(row['kwargs']) != len(row['instruction_id_list']):
+    return "'kwargs' is not as long as 'instruction_id_list'"
+  return ''
+
+
+def check(rows: Sequence[Mapping[str, Any]], path: str | os.PathLike) -> None:
+  """Raises ConfigError where the checkers cannot read a row's instructions.
+
+  Judging an empty answer reads the instructions but checks nothing.
+  """
+  state = random.getstate()  # what kwargs lack is drawn at random, also when scoring
+  for row in rows:
+    try:
+      judge(row, '')
+    except ConfigError:
+      raise
+    except Exception as e:  # the checkers raise what the values happen to raise
+      reason = ': '.join([type(e).__name__, *str(e).splitlines()[:1]])
+      raise ConfigError(
+        f"{path}: 'instruction_id_list' or 'kwargs' of key {row['key']} cannot be "
+        f'checked ({reason}); give the file as published'
+      ) from e
+  random.setstate(state)
+
+
 def names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-  """What samples call the rows: their keys, numbered where two are the same."""
+  """The task_ids of the rows: their keys, numbered where two are the same."""
   keys = [str(row['key']) for row in rows]
   if len(set(keys)) == len(keys):
     return keys
@@ -62,28 +97,17 @@ def names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def digest(rows: Sequence[Mapping[str, Any]]) -> str:
-  """A hash of the prompts and instructions."""
+  """The hash of the prompts and instructions."""
   return hashlib.sha256(json.dumps(list(rows), sort_keys=True).encode()).hexdigest()
 
 
 def judge(row: Mapping[str, Any], answer: str) -> dict[str, Any]:
-  """One answer: for each of NUMBERS a bool, or one of every instruction."""
+  """Judges an answer: for each of NUMBERS a bool, or a list with one an instruction."""
   return prepare().process_results(dict(row), [answer])
 
 
-def numbers(judged: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-  """The four numbers of judged answers, in shares."""
-  out = {}
-  for name in NUMBERS:
-    flags = [one[name] for one in judged]
-    if name.startswith('inst'):
-      flags = [flag for some in flags for flag in some]
-    out[name] = sum(flags) / len(flags)
-  return out
-
-
 def prepare() -> Any:
-  """lm_eval's module of the checkers, language detection seeded; or ConfigError."""
+  """lm_eval's module of checkers, with seeded language detection; else ConfigError."""
   try:
     import langdetect  # pyright: ignore[reportMissingImports]
     import nltk  # pyright: ignore[reportMissingImports]

@@ -1,7 +1,7 @@
 """Jobs: one benchmark on one set of data, from the model's answers to the result.
 
-A job works in a folder of its own. Samples and verdicts stay there, and problems.csv
-with each problem's count, by which two models can be compared.
+A job has a folder of its own for samples, verdicts and problems.csv, the counts of each
+problem by which two models are compared.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ from onlyif_jax.evals.shares import Z, interval, wilson
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """One call; paths are directories, None where nothing is given."""
+  """The settings of one call; paths are directories, None where not given."""
 
   model: Path | None
   out: Path
@@ -50,16 +50,16 @@ class Settings:
   batch_size: int = 8
   devices: int = 1
   seed: int = 0
-  samples: Path | None = None  # a file or folder to score; then there is no model
-  samples_each: int | None = None  # of a problem; None: as the protocol says
+  samples: Path | None = None  # a file or folder to score, without a model
+  samples_each: int | None = None  # per problem; None: the protocol's
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
   """One benchmark on one set of data; `run` does it.
 
-  run: (job, the model or None where samples are given, folder, settings, what every
-  result names) -> the result's scores.
+  run: (job, model or None where samples are given, folder, settings, origin) -> the
+  result's scores; origin: what every result names.
   """
 
   name: str
@@ -73,15 +73,15 @@ class Job:
 def run_code(
   job: Job, answerer: Answerer | None, folder: Path, settings: Settings, origin
 ) -> dict[str, Any]:
-  """Programs against tests: pass@k."""
-  own: ProblemSet = job.data
+  """Runs programs against tests: pass@k."""
+  problem_set: ProblemSet = job.data
   samples = settings.samples or folder / 'samples.jsonl'
   if answerer is not None:
     each = settings.samples_each
-    code_answers.generate(answerer, own, job.benchmark, samples, each)
+    code_answers.generate(answerer, problem_set, job.benchmark, samples, each)
   scores = code.score(
     samples,
-    own,
+    problem_set,
     folder / 'scores',
     origin=origin,
     times=job.benchmark.limits,
@@ -89,27 +89,29 @@ def run_code(
     isolation=sandbox.detect(allow_network=settings.allow_network),
   )
   count_N = np.array([row['samples'] for row in scores.rows])
-  out = {}
+  intervals = {}
   for suite, values in scores.pass_at.items():
     right_N = np.array([row[f'{suite}_correct'] for row in scores.rows])
-    out[f'{suite} pass@1'] = interval(right_N, count_N)
-    more = {f'{suite} pass@{k}': {'value': v} for k, v in values.items() if k > 1}
-    out |= more
-  metric = list(scores.pass_at)[-1]  # plus where there is one
-  return _result(f'{metric} pass@1', out, len(count_N), own.version, own.sha256)
+    intervals[f'{suite} pass@1'] = interval(right_N, count_N)
+    for k, value in values.items():
+      if k > 1:
+        intervals[f'{suite} pass@{k}'] = {'value': value}
+  metric = f'{list(scores.pass_at)[-1]} pass@1'  # plus where there is one
+  data = problem_set.version, problem_set.sha256
+  return _result(metric, intervals, len(count_N), *data)
 
 
 def run_questions(
   job: Job, answerer: Answerer | None, folder: Path, settings: Settings, origin
 ) -> dict[str, Any]:
-  """Answers against references: accuracy, of the groups of questions, too."""
-  own: QuestionSet = job.data
+  """Compares answers with references: accuracy, overall and by group."""
+  question_set: QuestionSet = job.data
   samples = settings.samples or folder / 'samples.jsonl'
   if answerer is not None:
-    text_answers.generate(answerer, own, job.benchmark, samples)
+    text_answers.generate(answerer, question_set, job.benchmark, samples)
   right = text_scores.score(
     samples,
-    own,
+    question_set,
     job.benchmark.scorer,
     folder / 'scores',
     origin=origin,
@@ -118,96 +120,107 @@ def run_questions(
     allow_network=settings.allow_network,
   )
   groups: dict[str, list[bool]] = {}
-  for question in own.questions:
+  for question in question_set.questions:
     for group in ('', *question.groups):
       groups.setdefault(group, []).append(right[question.task_id])
   all_N = np.array(groups.pop(''))
   scores = {'accuracy': interval(all_N, np.ones_like(all_N, int))}
-  parts = {name: {'accuracy': sum(x) / len(x)} for name, x in sorted(groups.items())}
-  result = _result('accuracy', scores, len(all_N), own.about, own.sha256)
-  return result | {'subtasks': parts}
+  subtasks = {
+    name: {'accuracy': sum(flags) / len(flags)}
+    for name, flags in sorted(groups.items())
+  }
+  result = _result(
+    'accuracy', scores, len(all_N), question_set.about, question_set.sha256
+  )
+  return result | {'subtasks': subtasks}
 
 
 def run_ifeval(
   job: Job, answerer: Answerer | None, folder: Path, settings: Settings, origin
 ) -> dict[str, Any]:
-  """Answers against instructions that a program checks: four shares."""
+  """Checks answers against their instructions: four shares."""
   del origin
-  rows = job.data
-  names = ifeval.names(rows)
+  rows: list[dict[str, Any]] = job.data
+  task_ids = ifeval.names(rows)
   samples = settings.samples or folder / 'samples.jsonl'
   if answerer is not None:
-    asked = [_prompt(job.benchmark, row, answerer) for row in rows]
-    found = answerer.continuations(asked, text_answers.decoding(job.benchmark))
-    text_answers.write(samples, names, [one.text for one in found])
-  answers = text_scores.answers_of(samples, names)
-  judged = [
-    ifeval.judge(row, answers[name]) for name, row in zip(names, rows, strict=True)
+    prompt_ids = [_prompt(job.benchmark, row, answerer) for row in rows]
+    generated = answerer.continuations(prompt_ids, text_answers.decoding(job.benchmark))
+    text_answers.write(samples, task_ids, [answer.text for answer in generated])
+  answers = text_scores.answers_of(samples, task_ids)
+  verdicts = [
+    ifeval.judge(row, answers[task_id])
+    for task_id, row in zip(task_ids, rows, strict=True)
   ]
   folder.mkdir(parents=True, exist_ok=True)
-  lines = [json.dumps({'key': r['key']} | j) for r, j in zip(rows, judged, strict=True)]
+  lines = [
+    json.dumps({'key': row['key']} | verdict)
+    for row, verdict in zip(rows, verdicts, strict=True)
+  ]
   (folder / 'judged.jsonl').write_text('\n'.join(lines) + '\n')
-  quoted = ifeval.NUMBERS[0]
-  whole = {name: bool(one[quoted]) for name, one in zip(names, judged, strict=True)}
-  text_scores.write_problems(folder, whole)
+  metric = ifeval.NUMBERS[0]
+  right = [bool(verdict[metric]) for verdict in verdicts]
+  text_scores.write_problems(folder, dict(zip(task_ids, right, strict=True)))
   scores = {}
   for name in ifeval.NUMBERS:
-    flags = [np.atleast_1d(one[name]) for one in judged]
-    right_N, count_N = ([f(x) for x in flags] for f in (np.sum, len))
-    scores[name] = interval(np.array(right_N), np.array(count_N))
-  return _result(quoted, scores, len(rows), 'IFEval', ifeval.digest(rows))
+    flags = [np.atleast_1d(verdict[name]) for verdict in verdicts]
+    right_N = np.array([np.sum(flag) for flag in flags])
+    scores[name] = interval(right_N, np.array([len(flag) for flag in flags]))
+  return _result(metric, scores, len(rows), 'IFEval', ifeval.digest(rows))
 
 
-def _prompt(own: Benchmark, row: Mapping[str, Any], answerer: Answerer) -> list[int]:
-  """The ids that a prompt of IFEval is asked with."""
-  template = 'plain' if own.template == 'none' else own.template
-  turn = Turn('user', own.prompt.format(prompt=row['prompt']))
+def _prompt(
+  benchmark: Benchmark, row: Mapping[str, Any], answerer: Answerer
+) -> list[int]:
+  """The ids of an IFEval prompt in the benchmark's template."""
+  template = 'plain' if benchmark.template == 'none' else benchmark.template
+  turn = Turn('user', benchmark.prompt.format(prompt=row['prompt']))
   return prompts.question(template, (turn,), answerer.tokenizer)
 
 
 def run_task(
   job: Job, answerer: Answerer | None, folder: Path, settings: Settings, origin
 ) -> dict[str, Any]:
-  """A task of lm-evaluation-harness."""
+  """Runs a task of lm-evaluation-harness."""
   del origin
   if answerer is None:
     raise ConfigError(f'{job.name} needs a model; give --model')
-  own, generation = job.benchmark, None
-  if own.decoding is not None:
-    sampled = own.decoding.temperature > 0
+  benchmark, generation = job.benchmark, None
+  if benchmark.decoding is not None:
+    sampled = benchmark.decoding.temperature > 0
     generation = {
-      'max_gen_toks': own.decoding.max_new_tokens,
+      'max_gen_toks': benchmark.decoding.max_new_tokens,
       'do_sample': sampled,
-      'temperature': own.decoding.temperature,
-    } | ({'top_p': own.decoding.top_p} if sampled else {})
-    stops = postprocess.stops(own.stops)
+      'temperature': benchmark.decoding.temperature,
+    } | ({'top_p': benchmark.decoding.top_p} if sampled else {})
+    stops = postprocess.stops(benchmark.stops)
     generation |= {'until': list(stops)} if stops else {}
-  found = harness.evaluate(
+  outcome = harness.evaluate(
     answerer,
-    own.task,
-    shots=own.shots,
+    benchmark.task,
+    shots=benchmark.shots,
     limit=settings.limit,
-    chat=own.template == prompts.CHAT,
+    chat=benchmark.template == prompts.CHAT,
     generation=generation,
     data=settings.data,
     scratch=folder / 'tasks',
   )
   scores = {}
-  for name, value in found.scores.items():
-    ends, error = {}, found.errors.get(name)
+  for name, value in outcome.scores.items():
+    ends, error = {}, outcome.errors.get(name)
     if error:
       ends = {'low': value - Z * error, 'high': value + Z * error}
     elif error == 0 and value in (0, 1):
-      ends = wilson(value, found.count)
+      ends = wilson(value, outcome.count)
     scores[name] = {'value': value} | ends
-  wanted = harness.TASKS.get(job.name)
-  quoted = wanted.metric if wanted and wanted.metric in scores else next(iter(scores))
-  right = found.right.get(quoted, {})
-  if len(right) == found.count:
+  task = harness.TASKS.get(job.name)
+  metric = task.metric if task and task.metric in scores else next(iter(scores))
+  right = outcome.right.get(metric, {})
+  if len(right) == outcome.count:
     text_scores.write_problems(folder, right)
-  about = f'{own.task}, lm-eval {found.version}'
-  result = _result(quoted, scores, found.count, about, found.data_sha256)
-  return result | {'subtasks': dict(found.subtasks)}
+  about = f'{benchmark.task}, lm-eval {outcome.version}'
+  result = _result(metric, scores, outcome.count, about, outcome.data_sha256)
+  return result | {'subtasks': dict(outcome.subtasks)}
 
 
 def _result(metric, scores, count, data, sha256) -> dict[str, Any]:

@@ -1,12 +1,12 @@
-"""Whether an answer equals the reference as mathematics, as the Eurus suite judges it.
+"""Whether an answer equals the reference as mathematics, as judged by the Eurus suite.
 
-The verdicts are those of that suite's utils/ (2024-09-18), which joins three graders
-and takes the kindest: the forms of LaTeX as MATH's authors clean them, the same after a
-looser cleaning, or sympy says that the difference is zero or the values are within
-1e-4. A percentage equals its share, so 5 equals 500 and 0.05, too.
+The verdicts are those of the suite's utils/ (2024-09-18), where an answer is right if
+any of three graders accepts it: LaTeX forms cleaned as by MATH's authors are equal, so
+are loosely cleaned ones, or sympy finds a difference of zero or values within 1e-4.
+Percentages equal shares, so 5 also equals 500 and 0.05.
 
-sympy's parser evaluates what it reads, so `equal` is for sandboxes: this module and
-latex_forms are sent there as texts.
+sympy's parser evaluates what it reads, so `equal` may only run in the sandbox: this
+module and latex_forms are sent there as texts.
 """
 
 import contextlib
@@ -20,66 +20,68 @@ from typing import Any
 
 from onlyif_jax.evals.latex_forms import (
   as_float,
+  clean_loosely,
   is_fraction,
   is_whole,
-  loosely,
   same_form,
   without_commas,
 )
 
 _BRACKETS = '()[]'
 _TOLERANCE = 1e-4
-_LONGEST = 1000  # letters of an answer that are compared
-# What a text could reach Python itself with; no answer needs it.
+_LONGEST = 1000  # characters of an answer that are compared
+# Syntax that would give access to Python itself; no answer needs it.
 _UNSAFE = re.compile(r'__|[\'"`@;]|\blambda\b')
 _HARMLESS = (abs, complex, divmod, float, int, len, max, min, pow, round, sum)
 
 
 class TooLong(BaseException):
-  """A step took its time; sympy must not catch this."""
+  """A step took too long; no Exception, since sympy would catch one."""
 
 
 def equal(answer: str, reference: str, seconds: float) -> bool:
-  """Whether two final answers are equal; a step may take so many CPU seconds."""
+  """Whether two final answers are equal; seconds: CPU limit of a step."""
   if same_form(answer, reference) or _graded(answer, reference, seconds):
     return True
   with_pi = '\\pi' in answer or '\\pi' in reference
   try:
-    found = [
+    matches = [
       _close(answer, reference, seconds, pi)
       for pi in ((math.pi, 3.14) if with_pi else (math.pi,))
     ]
   except (Exception, TooLong):
     return False
-  return any(found)
+  return any(matches)
 
 
 def _graded(answer: str, reference: str, seconds: float) -> bool:
-  """Equal part by part by sympy, after the looser cleaning.
+  """Whether sympy finds all parts equal, after the loose cleaning.
 
-  What is whole must be met exactly, and fractions must be reduced as the reference is.
+  Whole numbers must be equal, and fractions must be written alike.
   """
-  ours, theirs = loosely(answer), loosely(reference)
-  if not ours:
+  answer, reference = clean_loosely(answer), clean_loosely(reference)
+  if not answer:
     return False
-  parts, wanted = _parts(ours), _parts(theirs)
-  ends = ours[0] == theirs[:1] and ours[-1] == theirs[-1:]
-  if len(parts) != len(wanted) or (len(wanted) > 1 and not ends):
+  answer_parts, reference_parts = _parts(answer), _parts(reference)
+  same_brackets = answer[0] == reference[:1] and answer[-1] == reference[-1:]
+  if len(answer_parts) != len(reference_parts) or (
+    len(reference_parts) > 1 and not same_brackets
+  ):
     return False
-  for part, other in zip(parts, wanted, strict=True):
-    if is_fraction(part) and is_fraction(other):
-      fits = part == other
-    elif is_whole(part) != is_whole(other):
-      fits = False
+  for left, right in zip(answer_parts, reference_parts, strict=True):
+    if is_fraction(left) and is_fraction(right):
+      matches = left == right
+    elif is_whole(left) != is_whole(right):
+      matches = False
     else:
-      fits = _no_difference(part, other, seconds)
-    if not fits:
+      matches = _no_difference(left, right, seconds)
+    if not matches:
       return False
   return True
 
 
 def _parts(text: str) -> list[str]:
-  """What stands between the brackets of a tuple or interval; else the text alone."""
+  """The elements of a tuple or interval; else only the text itself."""
   text = without_commas(text)
   inner = text[1:-1]
   bracketed = len(text) > 2 and text[0] in _BRACKETS and text[-1] in _BRACKETS
@@ -88,28 +90,28 @@ def _parts(text: str) -> list[str]:
   return [text] if text else []
 
 
-def _no_difference(part: str, other: str, seconds: float) -> bool:
+def _no_difference(answer: str, reference: str, seconds: float) -> bool:
   import sympy
   from sympy.parsing import sympy_parser as parser
 
-  text = f'({other})-({part})'
+  text = f'({reference})-({answer})'
   letters = {c for c in text.replace('sqrt', '').replace('frac', '') if c.isalpha()}
-  heavy = r'\^\{|\^\(|\^[0-9]+\^|\^[0-9][0-9]+'  # sympy might go on without end
+  heavy = r'\^\{|\^\(|\^[0-9]+\^|\^[0-9][0-9]+'  # powers that sympy may never finish
   if len(letters) > 2 or re.search(heavy, text):
     return False
-  ways = (
+  transformations = (
     *parser.standard_transformations,
     parser.implicit_multiplication_application,
   )
   try:
     with _within(seconds):
-      return sympy.simplify(_expression(text.replace('^', '**'), ways)) == 0
+      return sympy.simplify(_expression(text.replace('^', '**'), transformations)) == 0
   except (Exception, TooLong):
     return False
 
 
-def _expression(text: str, ways: tuple | None = None) -> Any:
-  """sympy's parser, which evaluates: without what reaches beyond mathematics."""
+def _expression(text: str, transformations: tuple | None = None) -> Any:
+  """Parses with sympy, which evaluates; only names of mathematics are accessible."""
   from sympy.parsing import sympy_parser as parser
 
   if _UNSAFE.search(text):
@@ -118,7 +120,7 @@ def _expression(text: str, ways: tuple | None = None) -> Any:
     warnings.simplefilter('ignore')  # of Python's compiler, on the text
     return parser.parse_expr(
       text,
-      transformations=ways or parser.standard_transformations,
+      transformations=transformations or parser.standard_transformations,
       global_dict=dict(_names()),
     )
 
@@ -127,29 +129,29 @@ def _expression(text: str, ways: tuple | None = None) -> Any:
 def _names() -> dict[str, Any]:
   import sympy
 
-  own = {f.__name__: f for f in _HARMLESS}
-  own |= {name: getattr(sympy, name) for name in sympy.__all__}
-  return own | {'max': sympy.Max, 'min': sympy.Min, '__builtins__': {}}
+  names = {f.__name__: f for f in _HARMLESS}
+  names |= {name: getattr(sympy, name) for name in sympy.__all__}
+  return names | {'max': sympy.Max, 'min': sympy.Min, '__builtins__': {}}
 
 
 @contextlib.contextmanager
 def _within(seconds: float) -> Iterator[None]:
-  """Raises TooLong after so many CPU seconds of Python's own."""
+  """Raises TooLong after the given CPU seconds in user mode."""
 
-  def end(*_):
+  def stop(*_):
     raise TooLong
 
-  before = signal.signal(signal.SIGVTALRM, end)
+  previous = signal.signal(signal.SIGVTALRM, stop)
   signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
   try:
     yield
   finally:
     signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-    signal.signal(signal.SIGVTALRM, before)
+    signal.signal(signal.SIGVTALRM, previous)
 
 
 def _close(answer: Any, reference: Any, seconds: float, pi: float = math.pi) -> bool:
-  """Equal as texts, as numbers (or percentages), part by part, or symbolically."""
+  """Whether both are equal as text, numbers (or percentages), in parts, or symbolically."""
   answer, reference = _valued(answer, pi), _valued(reference, pi)
   answer = answer[:_LONGEST] if isinstance(answer, str) else answer
   if isinstance(answer, str) and isinstance(reference, str):
@@ -157,40 +159,40 @@ def _close(answer: Any, reference: Any, seconds: float, pi: float = math.pi) -> 
       return True
     if answer.replace(' ', '') == reference.replace(' ', ''):
       return True
-  a, b = _number(answer), _number(reference)
-  if a is not None and b is not None:
-    ways = (b / 100, b, b * 100)
-    return any(math.isclose(x, a, rel_tol=_TOLERANCE) for x in ways)
+  value, reference_value = _number(answer), _number(reference)
+  if value is not None and reference_value is not None:
+    accepted = (reference_value / 100, reference_value, reference_value * 100)
+    return any(math.isclose(x, value, rel_tol=_TOLERANCE) for x in accepted)
   if not answer and answer not in [0, False]:
     return False
   reference, answer = str(reference).strip(), _interval(str(answer).strip())
   if _bare(answer, reference):
     return True
 
-  def same(ours: str, theirs: str) -> bool | None:
-    """Of all parts; None if there are not as many."""
-    if ours.count(',') != theirs.count(','):
+  def same_parts(left: str, right: str) -> bool | None:
+    """Whether all parts are close; None where their numbers differ."""
+    if left.count(',') != right.count(','):
       return None
-    pairs = zip(ours.split(','), theirs.split(','), strict=True)
+    pairs = zip(left.split(','), right.split(','), strict=True)
     return all(_close(x, y, seconds) for x, y in pairs)
 
   bracketed = answer and reference and answer[0] in '([' and answer[-1] in ')]'
-  ends = bracketed and (answer[0], answer[-1]) == (reference[0], reference[-1])
-  if ends and same(answer[1:-1], reference[1:-1]):
+  same_brackets = bracketed and (answer[0], answer[-1]) == (reference[0], reference[-1])
+  if same_brackets and same_parts(answer[1:-1], reference[1:-1]):
     return True
   if ',' in answer and ',' in reference:
-    found = same(*(re.sub(r'\s*,\s*', ',', x) for x in (answer, reference)))
-    if found is not None:
-      return found
-  point = answer.startswith('Point') and (reference[0], reference[-1]) == ('(', ')')
-  if point and same(answer[answer.find('(') + 1 : -1], reference[1:-1]):
+    matches = same_parts(*(re.sub(r'\s*,\s*', ',', x) for x in (answer, reference)))
+    if matches is not None:
+      return matches
+  is_point = answer.startswith('Point') and (reference[0], reference[-1]) == ('(', ')')
+  if is_point and same_parts(answer[answer.find('(') + 1 : -1], reference[1:-1]):
     return True
-  # The suite's case of matrices never holds: it looks for `\begin` unescaped.
+  # The suite's case for matrices never applies: it looks for an unescaped `\begin`.
   return _symbolically(answer, reference, seconds)
 
 
 def _valued(text: Any, pi: float) -> Any:
-  """A text without its currency or per cent; a number in a base or with pi as such."""
+  """The text without a dollar or percent sign; the value of one with a base or pi."""
   if re.match(r'\$\d+(\.\d+)?', text):
     return text[1:]
   if re.match(r'^\d+(\.\d+)?\\?%$', text):
@@ -199,9 +201,9 @@ def _valued(text: Any, pi: float) -> Any:
     return int(float(text.split('_')[0]))
   if '\\pi' not in text:
     return text
-  while (at := text.find('\\pi')) >= 0:
-    times = '*' if at > 0 and text[at - 1].isdigit() else '1*'
-    text = f'{text[:at]}{times}{pi}{text[at + 3 :]}'
+  while (start := text.find('\\pi')) >= 0:
+    prefix = '*' if start > 0 and text[start - 1].isdigit() else '1*'
+    text = f'{text[:start]}{prefix}{pi}{text[start + 3 :]}'
   try:
     if _UNSAFE.search(text):
       return text
@@ -219,37 +221,37 @@ def _number(value: Any) -> float | None:
 
 
 def _interval(text: str) -> str:
-  """sympy's intervals in brackets."""
+  """A sympy interval written with brackets; other texts as they are."""
   for name, left, right in (
     *((r'Interval', '[', ']'), (r'Interval\.Ropen', '[', ')')),
     *((r'Interval\.Lopen', '(', ']'), (r'Interval\.open', '(', ')')),
   ):
-    if found := re.match(rf'^{name}\((.*)\)$', text):
-      return f'{left}{found.group(1)}{right}'
+    if match := re.match(rf'^{name}\((.*)\)$', text):
+      return f'{left}{match.group(1)}{right}'
   return text
 
 
 def _bare(answer: str, reference: str) -> bool:
-  """Equal without brackets and braces, where these may differ."""
-  ours, theirs = answer, reference
-  for own, other in (('[]', '('), ('()', '[')):
-    if (ours[:1], ours[-1:]) == tuple(own) and not theirs.startswith(other):
-      ours, theirs = answer.strip('[]()'), reference.strip('[]()')
+  """Whether both are equal without brackets and braces, which may differ."""
+  left, right = answer, reference
+  for brackets, other in (('[]', '('), ('()', '[')):
+    if (left[:1], left[-1:]) == tuple(brackets) and not right.startswith(other):
+      left, right = answer.strip('[]()'), reference.strip('[]()')
       break
   for c in '{}()':
-    ours, theirs = ours.replace(c, ''), theirs.replace(c, '')
-  return ours == theirs
+    left, right = left.replace(c, ''), right.replace(c, '')
+  return left == right
 
 
 def _symbolically(answer: str, reference: str, seconds: float) -> bool:
   import sympy
 
-  a, b = _parsed(answer, seconds), _parsed(reference, seconds)
-  if a is None or b is None:
+  left, right = _parsed(answer, seconds), _parsed(reference, seconds)
+  if left is None or right is None:
     return False
   tests: tuple[Callable[[], bool], ...] = (
-    lambda: sympy.simplify(a - b) == 0,
-    lambda: math.isclose(sympy.N(a), sympy.N(b), rel_tol=_TOLERANCE),
+    lambda: sympy.simplify(left - right) == 0,
+    lambda: math.isclose(sympy.N(left), sympy.N(right), rel_tol=_TOLERANCE),
   )
   for test in tests:
     try:
@@ -262,7 +264,7 @@ def _symbolically(answer: str, reference: str, seconds: float) -> bool:
 
 
 def _parsed(text: str, seconds: float) -> Any:
-  """A text as Python writes mathematics, or else as LaTeX does; None as neither."""
+  """A text parsed as Python mathematics, or else as LaTeX; None where neither works."""
   from sympy.parsing.latex import parse_latex
 
   for parse in (_expression, parse_latex):

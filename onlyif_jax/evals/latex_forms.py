@@ -1,8 +1,8 @@
-"""Final answers in LaTeX: where they stand in a text, and cleaned ways to write them.
+"""Final answers in LaTeX: finds them in a text and normalises how they are written.
 
-As the Eurus suite has them (its utils/, 2024-09-18): `clean` is what MATH's authors do,
-`loosely` what PRM800K adds. Texts alone, nothing is evaluated. This module is sent into
-sandboxes as a text, too, and imports nothing of this package.
+As in the Eurus suite (its utils/, 2024-09-18): `clean` is the normalisation of MATH's
+authors, `clean_loosely` that of PRM800K. Nothing is evaluated. This module is also sent
+into sandboxes as a text, so it imports nothing of this package.
 """
 
 import math
@@ -24,7 +24,7 @@ _SIGNS = (
 
 
 def final_answer(text: str) -> str:
-  """What an answer says in the end: its last box, or what follows `is`, `=`, ...
+  """The final answer in a text: its last box, or what follows `is`, `=`, ...
 
   >>> final_answer('We add.\\nThe answer is $x = \\\\boxed{4}$.')
   '4'
@@ -51,34 +51,36 @@ def last_boxed(text: str) -> str:
   """The content of the last \\boxed{}, or else \\fbox{}; '' if there is none."""
   start = text.rfind('\\boxed')
   start = text.rfind('\\fbox') if start < 0 else start
-  depth, left = 0, -1
+  depth, brace = 0, -1
   for n in range(start, len(text)) if start >= 0 else ():
     if text[n] == '{':
       depth += 1
-      left = n if left < 0 else left
+      brace = n if brace < 0 else brace
     elif text[n] == '}':
       depth -= 1
       if depth == 0:
-        return text[left + 1 : n].strip() if left >= 0 else ''
+        return text[brace + 1 : n].strip() if brace >= 0 else ''
   return ''
 
 
 def same_form(answer: str, reference: str) -> bool:
-  """Whether both are written the same, cleaned in one way or the other.
+  """Whether both texts are the same, cleaned in one way or the other.
 
-  Text alone decides, nothing is evaluated: this is safe anywhere.
+  Nothing is evaluated, so this is safe outside a sandbox.
   """
-  return clean(answer) == clean(reference) or loosely(answer) == loosely(reference)
+  if clean(answer) == clean(reference):
+    return True
+  return clean_loosely(answer) == clean_loosely(reference)
 
 
 def clean(text: str) -> str:
-  """One way to write fractions, roots and decimals; no sizes, degrees, units, signs."""
+  """Normalises fractions, roots and decimals; drops sizes, degrees, units and signs."""
   text = text.strip()
   if found := re.search(r'^\\text\{(.+?)\}$', text):
     text = found.group(1).strip()
   try:
     return _cleaned(text)
-  except (ValueError, IndexError):  # of broken LaTeX: as it is
+  except (ValueError, IndexError):  # broken LaTeX stays as it is
     return text
 
 
@@ -90,7 +92,7 @@ def _cleaned(text: str) -> str:
   for old in ('\\left', '\\right', '^{\\circ}', '^\\circ', '\\$'):
     text = text.replace(old, '')
   if '\\text{ ' in text:
-    text, _ = text.split('\\text{ ')  # a unit, once; more of them are an error
+    text, _ = text.split('\\text{ ')  # a unit; more than one is an error
   text = text.replace('\\%', '').replace(' .', ' 0.').replace('{.', '{0.')
   if not text:
     return text
@@ -100,14 +102,15 @@ def _cleaned(text: str) -> str:
     text = sides[1]
   first, *others = text.split('\\sqrt')
   text = first + ''.join(
-    '\\sqrt' + (x if x[0] == '{' else f'{{{x[0]}}}{x[1:]}') for x in others
+    '\\sqrt' + (part if part[0] == '{' else f'{{{part[0]}}}{part[1:]}')
+    for part in others
   )
   text = _braced_fractions(text)
   return _slashed('\\frac{1}{2}' if text == '0.5' else text)
 
 
 def _braced_fractions(text: str) -> str:
-  """`\\frac12`, `\\frac1{2}` with all braces; the text itself if one is cut short."""
+  """Adds the braces to `\\frac12`, `\\frac1{2}`; the text itself if one is incomplete."""
   first, *others = text.split('\\frac')
   out = first
   for part in others:
@@ -121,17 +124,17 @@ def _braced_fractions(text: str) -> str:
 
 
 def _slashed(text: str) -> str:
-  """`a/b` of whole numbers as a fraction."""
-  above, *below = text.split('/')
+  """Writes `a/b` of whole numbers as a fraction."""
+  numerator, *denominator = text.split('/')
   try:
-    a, b = int(above), int(below[0])
+    top, bottom = int(numerator), int(denominator[0])
   except (ValueError, IndexError):
     return text
-  return f'\\frac{{{a}}}{{{b}}}' if text == f'{a}/{b}' else text
+  return f'\\frac{{{top}}}{{{bottom}}}' if text == f'{top}/{bottom}' else text
 
 
-def loosely(text: str) -> str:
-  """Without units, signs and commas in numbers, in letters that sympy reads."""
+def clean_loosely(text: str) -> str:
+  """Drops units, signs and commas of numbers, and writes LaTeX as sympy reads it."""
   if found := re.search(r'^\\text\{(.+?)\}$', text):
     text = found.group(1)
   for old in ('\\%', '\\$'):
@@ -144,17 +147,17 @@ def loosely(text: str) -> str:
   if text and text[0] == '{' and text[-1] == '}':
     text = text[1:-1]
   text = re.sub(r',\\! *', '', text)
-  if (value := as_float(text)) is not None and _whole(value):
+  if (value := as_float(text)) is not None and _near_integer(value):
     text = str(round(value))
   if '\\' in text:
-    text = _spelt(text)
+    text = _plain_text(text)
   text = re.sub('- *', '-', text)
   text = re.sub('([0-9]) +([0-9])', r'\1+\2', text).lower()  # 7 3/4 is 7+3/4
   return str(int(float(text.replace(',', '')))) if is_whole(text) else text
 
 
-def _spelt(text: str) -> str:
-  """LaTeX in plain letters, by pylatexenc; as it is where that fails."""
+def _plain_text(text: str) -> str:
+  """LaTeX as plain text, by pylatexenc; unchanged where that fails."""
   from pylatexenc.latex2text import (  # pyright: ignore[reportMissingImports]
     LatexNodes2Text,
   )
@@ -162,37 +165,37 @@ def _spelt(text: str) -> str:
   for old, new in (('\\tfrac', '\\frac'), ('\\dfrac', '\\frac'), ('\\frac', ' \\frac')):
     text = text.replace(old, new)
   try:
-    out = LatexNodes2Text().latex_to_text(text)
+    plain = LatexNodes2Text().latex_to_text(text)
   except Exception:
     return text
   for old, new in _SIGNS:
-    out = out.replace(old, new)
-  return out.strip()
+    plain = plain.replace(old, new)
+  return plain.strip()
 
 
 def as_float(text: str) -> float | None:
-  """The number that Python reads in a text; None where there is none."""
+  """The number in a text, as Python parses it; None where there is none."""
   try:
     return float(text)
   except ValueError:
     return None
 
 
-def _whole(value: float) -> bool:
+def _near_integer(value: float) -> bool:
   return math.isfinite(value) and abs(value - round(value)) <= 1e-7
 
 
 def without_commas(text: str) -> str:
-  """Without the commas of thousands; those of lists stay."""
-  while (out := re.sub(r'(\d)(,)(\d\d\d)($|\D)', r'\1\3\4', text)) != text:
-    text = out
+  """Drops the commas of thousands; those of lists stay."""
+  while (replaced := re.sub(r'(\d)(,)(\d\d\d)($|\D)', r'\1\3\4', text)) != text:
+    text = replaced
   return text
 
 
 def is_whole(text: str) -> bool:
   """Whether a text is a whole number, as 3.0 or 1,000."""
   value = as_float(without_commas(text))
-  return value is not None and _whole(value)
+  return value is not None and _near_integer(value)
 
 
 def is_fraction(text: str) -> bool:

@@ -1,4 +1,4 @@
-"""Rules that replace a string by a string, whatever their task calls them."""
+"""Rules that replace one string by another, in any task."""
 
 from typing import Any
 
@@ -18,14 +18,14 @@ def replaces_strings(data: Data, members: Member) -> bool:
   def rule(member: Member):
     return data.rules.rule(member.rules_seed, Part.TRAIN, 0, member.setting)
 
-  made: Any = jax.eval_shape(jax.vmap(rule), members)
-  return hasattr(made, 'x_P') and hasattr(made, 'y_Q')
+  shapes: Any = jax.eval_shape(jax.vmap(rule), members)
+  return hasattr(shapes, 'x_P') and hasattr(shapes, 'y_Q')
 
 
-def applied(example: tokens.Example, rule: Any) -> Rule:
-  """The rule as its example shows it: x, and what stands there in the answer.
+def rule_as_shown(example: tokens.Example, rule: Any) -> Rule:
+  """The rule as its example shows it: x, and what replaces it in the answer.
 
-  That is y, or what a task makes from it. The example's input must hold x.
+  That is y, or what the task makes from it. The example's input must hold x.
   """
   length = example.inserted_A.sum()
   at_A = jnp.arange(example.inserted_A.shape[0]) + jnp.argmax(example.inserted_A)
@@ -35,7 +35,9 @@ def applied(example: tokens.Example, rule: Any) -> Rule:
   return Rule(rule.x_P, rule.x_len, jnp.where(inside_A, y_A, 0), length)
 
 
-def shown(data: Data, member: Member, rule, purpose: Purpose, i) -> tokens.Example:
-  """Example i of a rule whose input holds x."""
+def example_with_x(
+  data: Data, member: Member, rule, purpose: Purpose, i
+) -> tokens.Example:
+  """Example i of a rule, with x in its input."""
   key = keys.key(member.order_seed, purpose, i)
   return data.task.example(rule, key, setting=member.setting)

@@ -3,7 +3,7 @@
 EvalPlus (HumanEval+, MBPP+ of both versions): JSON lines with base_input, plus_input,
 canonical_solution, atol. HumanEval: JSON lines with a `check(candidate)`. MBPP: JSON
 (lines) with asserts in test_list. LeetCode: JSON lines with asserts on a `Solution()`,
-as the Eurus suite has them. Files may be gzipped.
+as in the Eurus suite. Files may be gzipped.
 """
 
 import ast
@@ -27,7 +27,7 @@ _WHERE = {
   'humaneval': 'HumanEvalPlus.jsonl.gz of the releases of evalplus/humanevalplus_release',
   'mbpp': 'MbppPlus.jsonl.gz of the releases of evalplus/mbppplus_release',
 }
-# EvalPlus took problems out of MBPP+ and raised scores by about four points.
+# EvalPlus v0.2.0 dropped problems of MBPP+, which raised scores by about four points.
 VERSIONS = {('mbpp', 399): 'MBPP+ v0.1.0', ('mbpp', 378): 'MBPP+ v0.2.0'}
 _MALFORMED = (KeyError, TypeError, ValueError, SyntaxError, IndexError, AttributeError)
 _EVALPLUS = ('prompt', 'entry_point', 'canonical_solution', 'base_input', 'atol')
@@ -35,14 +35,14 @@ _EVALPLUS = ('prompt', 'entry_point', 'canonical_solution', 'base_input', 'atol'
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-  """One problem; either inputs, of which `solution` gives the outputs, or a script."""
+  """One problem: either inputs, whose outputs come from `solution`, or a script."""
 
   task_id: str
   dataset: str  # one of DATASETS
   prompt: str  # what a completion continues; '' for MBPP's original format
-  text: str  # what is asked, as it is shown to a model
+  text: str  # the task as a model sees it
   entry_point: str
-  solution: str  # a whole right program
+  solution: str  # a complete correct program
   base: tuple = ()  # argument lists
   plus: tuple = ()
   atol: float = 0.0
@@ -51,7 +51,7 @@ class Problem:
   around: tuple[str, str] = ('', '')  # trusted text before and after every program
 
   def program(self, sample: Mapping[str, Any]) -> str:
-    """The program of a sample with `solution` (whole) or `completion`."""
+    """The program of a sample with `solution` (a whole program) or `completion`."""
     before, after = self.around
     if 'solution' in sample:
       return before + sample['solution'] + after
@@ -59,7 +59,7 @@ class Problem:
 
   @property
   def sha256(self) -> str:
-    """Of all that its expected outputs depend on."""
+    """The hash of all that the expected outputs depend on."""
     return _sha256(repr((self.solution, self.entry_point, self.base, self.plus)))
 
 
@@ -71,14 +71,14 @@ class ProblemSet:
   version: str
   path: str
   sha256: str  # of the file
-  plus: bool  # whether there are EvalPlus's further tests
+  plus: bool  # whether the file has EvalPlus's further tests
   problems: Mapping[str, Problem]
 
 
 def read(dataset: str, path: str | os.PathLike | None = None) -> ProblemSet:
-  """The problems of one of DATASETS; raises ConfigError naming what is wrong.
+  """The problems of one of DATASETS; raises ConfigError for an unreadable file.
 
-  path: None reads the file that EvalPlus's own variable names, where there is one.
+  path: None reads the file that EvalPlus's environment variable names.
   """
   if dataset not in DATASETS:
     raise ConfigError(
@@ -95,18 +95,18 @@ def read(dataset: str, path: str | os.PathLike | None = None) -> ProblemSet:
   raw = _bytes(Path(path))
   rows = _rows(raw, path)
   problems, plus = {}, False
-  for n, row in enumerate(rows):
-    where = f'{path}: problem {n + 1}'
+  for index, row in enumerate(rows, start=1):
+    place = f'{path}: problem {index}'
     if not isinstance(row, dict) or 'task_id' not in row:
       raise ConfigError(
-        f'{where} has no task_id; give a file of {dataset} as published'
+        f'{place} has no task_id; give a file of {dataset} as published'
       )
-    make, plus = _format(row, where)
+    parse, plus = _format(row, place)
     try:
-      problem = make(row, dataset)
+      problem = parse(row, dataset)
     except _MALFORMED as e:
       raise ConfigError(
-        f'{where} ({row["task_id"]}) is malformed ({type(e).__name__}: {e}); give the '
+        f'{place} ({row["task_id"]}) is malformed ({type(e).__name__}: {e}); give the '
         'file as published'
       ) from None
     problems[problem.task_id] = problem
@@ -138,8 +138,8 @@ def _rows(raw: bytes, path) -> list:
     raise ConfigError(f'{path} is no JSON ({e}); give the file as published') from None
 
 
-def _format(row: Mapping[str, Any], where: str) -> tuple[Callable, bool]:
-  """The maker of a row's format, and whether it is EvalPlus's."""
+def _format(row: Mapping[str, Any], place: str) -> tuple[Callable, bool]:
+  """The parser of a row's format, and whether it is EvalPlus's."""
   if 'prompt_sft' in row:
     return _leetcode, False
   if 'base_input' in row:
@@ -149,14 +149,14 @@ def _format(row: Mapping[str, Any], where: str) -> tuple[Callable, bool]:
   if 'test_list' in row:
     return _mbpp, False
   raise ConfigError(
-    f'{where} has neither base_input (EvalPlus) nor test (HumanEval) nor test_list '
+    f'{place} has neither base_input (EvalPlus) nor test (HumanEval) nor test_list '
     '(MBPP); give a file in one of these formats'
   )
 
 
 def _evalplus(row: Mapping[str, Any], dataset: str) -> Problem:
-  values = {key: row[key] for key in _EVALPLUS}
-  prompt = values['prompt']
+  fields = {key: row[key] for key in _EVALPLUS}
+  prompt = fields['prompt']
 
   def inputs(key: str) -> tuple:
     rows = row.get(key) or []
@@ -168,11 +168,11 @@ def _evalplus(row: Mapping[str, Any], dataset: str) -> Problem:
     dataset=dataset,
     prompt=prompt,
     text=prompt,
-    entry_point=values['entry_point'],
-    solution=prompt + values['canonical_solution'],
+    entry_point=fields['entry_point'],
+    solution=prompt + fields['canonical_solution'],
     base=inputs('base_input'),
     plus=inputs('plus_input'),
-    atol=float(values['atol']),
+    atol=float(fields['atol']),
     tests=tuple(str(row.get('assertion', '')).strip().splitlines()),
   )
 
@@ -186,15 +186,15 @@ def _humaneval(row: Mapping[str, Any], dataset: str) -> Problem:
     text=prompt,
     entry_point=name,
     solution=prompt + row['canonical_solution'],
-    # The test may call helper functions that stand in the prompt.
+    # The test may call helper functions of the prompt.
     script=Script(row['test'], (name,), before=prompt, call='check'),
   )
 
 
 def _mbpp(row: Mapping[str, Any], dataset: str) -> Problem:
   code, tests = row['code'], tuple(row['test_list'])
-  before = row.get('test_setup_code') or '\n'.join(row.get('test_imports') or ())
-  # No test may define what it tests, so names are those that the solution defines.
+  setup = row.get('test_setup_code') or '\n'.join(row.get('test_imports') or ())
+  # The names under test are those that the solution defines and the tests call.
   defined = [
     node.name
     for node in ast.parse(code).body
@@ -208,12 +208,12 @@ def _mbpp(row: Mapping[str, Any], dataset: str) -> Problem:
     text=row.get('prompt') or row['text'],
     entry_point=names[0],
     solution=code,
-    script=Script('\n'.join(tests), tuple(names), before=before),
+    script=Script('\n'.join(tests), tuple(names), before=setup),
     tests=tests,
   )
 
 
-# What LeetCode has at hand; as the suite's IMPORT_HELPER.
+# LeetCode's imports, as in the suite's IMPORT_HELPER.
 _LEETCODE_IMPORTS = """import math, re, sys, copy, datetime, itertools, collections
 import heapq, functools, hashlib, numpy, string
 import numpy as np
@@ -282,28 +282,28 @@ def _sha256(text: str) -> str:
   return hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()
 
 
-# Which arguments of MBPP+ are tuples, sets or complex numbers, which JSON lacks: as
-# evalplus.data.mbpp.mbpp_deserialize_inputs has it, the same in both versions.
-def _each(args):
-  return [tuple(x) for x in args]
+# Arguments of MBPP+ that are tuples, sets or complex numbers, which JSON lacks: as in
+# evalplus.data.mbpp.mbpp_deserialize_inputs, the same in both versions.
+def _tuples(args):
+  return [tuple(arg) for arg in args]
 
 
-def _items(args):
+def _lists_of_tuples(args):
   return [[tuple(x) for x in arg] for arg in args]
 
 
-def _deep(value):
-  return tuple(map(_deep, value)) if isinstance(value, list) else value
+def _nested_tuple(value):
+  return tuple(map(_nested_tuple, value)) if isinstance(value, list) else value
 
 
 _FORMS: tuple[tuple[Callable, tuple[int, ...]], ...] = (
   (
-    _each,
+    _tuples,
     (2, 116, 132, 143, 222, 261, 273, 394, 399, 421, 424)
     + (429, 470, 560, 579, 596, 616, 630, 726, 740, 744, 809),
   ),
   (
-    _items,
+    _lists_of_tuples,
     (63, 64, 70, 94, 120, 237, 272, 299, 400, 409, 417, 438, 473, 614, 780),
   ),
   (lambda a: [[tuple(x) for x in a[0]], a[1]], (75, 413, 444, 753)),
@@ -322,7 +322,7 @@ _FORMS: tuple[tuple[Callable, tuple[int, ...]], ...] = (
   (lambda a: [tuple(a[0]), a[1], a[2]], (307,)),
   (lambda a: [{k: tuple(v) for k, v in a[0].items()}, *a[1:]], (722,)),
   (lambda a: [complex(a[0])], (252,)),
-  (lambda a: list(_deep(a)), (580, 615, 791)),
+  (lambda a: list(_nested_tuple(a)), (580, 615, 791)),
 )
 _FORM = {number: form for form, numbers in _FORMS for number in numbers}
 

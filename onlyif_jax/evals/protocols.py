@@ -1,13 +1,16 @@
 """Protocols (protocols.yaml): how a model is asked and scored, under one name and hash.
 
-Fields of a benchmark. data: which problems. task: the name of a task of lm-evaluation-
-harness, which then has the prompt. prompt: text with {prompt}, {description}, {test},
-{signature}, {entry_point} of a problem, or {prompt}, {head}, {shots} of a question.
-system: a turn before it. template: what is around it, a name of corpora/prompts.py,
-chat (the tokenizer's own) or none. prefill: how the answer begins. shots: worked
-examples before it, each a turn of its own (the first one in the prompt), or a `shot`
-with {prompt} and {answer} in {shots}. stops, extract: names in stops.yaml. scorer: one
-of SCORERS. limits: of programs and comparisons, fields of code.Times.
+Fields of a benchmark:
+  data: the problems.
+  task: a task of lm-evaluation-harness, which then defines the prompt.
+  prompt: text with {prompt}, {description}, {test}, {signature}, {entry_point} of a
+    problem, or {prompt}, {head}, {shots} of a question.
+  system: the system turn. prefill: the beginning of the answer.
+  template: a name of corpora/prompts.py, chat (the tokenizer's own) or none.
+  shots: the number of worked examples, each a turn of its own (the first one in the
+    prompt), or formatted by `shot` with {prompt} and {answer} into {shots}.
+  stops, extract: names in stops.yaml. scorer: one of SCORERS.
+  limits: of programs and comparisons, fields of code.Times.
 """
 
 import dataclasses
@@ -41,8 +44,8 @@ FIELDS = ('prompt', 'description', 'test', 'signature', 'entry_point')
 QUESTION_FIELDS = ('prompt', 'head', 'shots')
 _OF_QUESTIONS = ('boxed', 'printed', 'contains', 'first_letter')
 _LIMITED = ('evalplus', 'check', 'boxed', 'printed')  # need the sandbox
-# What no score depends on, and so no hash.
-_WORDS = ('about', 'source', 'papers', 'note')
+# Fields that no score depends on, so the hash leaves them out.
+_PROSE = ('about', 'source', 'papers', 'note')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +60,7 @@ class Decoding:
 
 @dataclasses.dataclass(frozen=True)
 class Benchmark:
-  """One benchmark of a protocol; the module says what the fields mean."""
+  """One benchmark of a protocol; the module describes the fields."""
 
   data: str
   scorer: str
@@ -78,7 +81,7 @@ class Benchmark:
 
 @dataclasses.dataclass(frozen=True)
 class Papers:
-  """The papers' rows that the protocol is held against, in percent."""
+  """The papers' rows that the protocol is compared with, in percent."""
 
   columns: tuple[str, ...]
   tables: Mapping[str, Mapping[str, tuple[float, ...]]]
@@ -86,7 +89,7 @@ class Papers:
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
-  """A named way to evaluate; sha256 covers what decides its scores."""
+  """A named way to evaluate; sha256 covers everything that decides its scores."""
 
   name: str
   version: int
@@ -97,7 +100,7 @@ class Protocol:
   papers: Papers | None = None
 
   def benchmark(self, name: str) -> Benchmark:
-    """One benchmark; raises ConfigError for one that the protocol lacks."""
+    """One benchmark; raises ConfigError where the protocol lacks it."""
     if name not in self.benchmarks:
       raise ConfigError(
         f'protocol {self.name} has no benchmark {name!r}; it has '
@@ -106,7 +109,7 @@ class Protocol:
     return self.benchmarks[name]
 
   def stamp(self) -> dict[str, Any]:
-    """What every result under the protocol says of it."""
+    """The fields that identify the protocol in every result."""
     return {
       'protocol': self.name,
       'protocol_version': self.version,
@@ -124,32 +127,32 @@ def get(name: str) -> Protocol:
 
 @functools.cache
 def load() -> dict[str, Protocol]:
-  """name -> protocol; raises ConfigError where protocols.yaml is wrong."""
+  """name -> protocol; raises ConfigError where protocols.yaml is invalid."""
   files = importlib.resources.files('onlyif_jax.evals')
   return parse(yaml.safe_load((files / 'protocols.yaml').read_text(encoding='utf-8')))
 
 
 def parse(content: Mapping[str, Any]) -> dict[str, Protocol]:
   """The protocols of a file's content."""
-  out = {}
+  protocols_by_name = {}
   for name, fields in content['protocols'].items():
     benchmarks = {
       key: _benchmark(value, f'{name}.{key}')
       for key, value in fields['benchmarks'].items()
     }
-    made = fields | {
+    values = fields | {
       'name': name,
       'benchmarks': benchmarks,
       'sha256': _sha256(fields, benchmarks),
     }
     if 'papers' in fields:
-      made['papers'] = _papers(fields['papers'], name)
-    out[name] = _make(Protocol, made, name)
-  return out
+      values['papers'] = _papers(fields['papers'], name)
+    protocols_by_name[name] = _make(Protocol, values, name)
+  return protocols_by_name
 
 
 def _make(kind, fields: Mapping[str, Any], where: str):
-  """A dataclass of fields; refuses unknown and missing ones and wrong types."""
+  """A dataclass from fields; refuses unknown or missing fields and wrong types."""
   known = {f.name: f for f in dataclasses.fields(kind)}
   unknown = sorted(set(fields) - set(known))
   if unknown:
@@ -172,28 +175,26 @@ def _make(kind, fields: Mapping[str, Any], where: str):
 
 
 def _benchmark(fields: Mapping[str, Any], where: str) -> Benchmark:
-  made = dict(fields)
+  values = dict(fields)
   if 'decoding' in fields:
-    made['decoding'] = _make(Decoding, fields['decoding'], f'{where}.decoding')
+    values['decoding'] = _make(Decoding, fields['decoding'], f'{where}.decoding')
   if 'limits' in fields:
-    made['limits'] = _make(Times, fields['limits'], f'{where}.limits')
-  benchmark = _make(Benchmark, made, where)
-  wrong = []
+    values['limits'] = _make(Times, fields['limits'], f'{where}.limits')
+  benchmark = _make(Benchmark, values, where)
+  unknown = []
   if benchmark.scorer not in SCORERS:
-    wrong.append(f'scorer {benchmark.scorer!r}')
+    unknown.append(f'scorer {benchmark.scorer!r}')
   if benchmark.template not in TEMPLATES:
-    wrong.append(f'template {benchmark.template!r}')
-  for kind in ('stops', 'extracts'):
-    name = getattr(benchmark, kind.removesuffix('s') if kind == 'extracts' else kind)
+    unknown.append(f'template {benchmark.template!r}')
+  for kind, name in (('stops', benchmark.stops), ('extracts', benchmark.extract)):
     if name not in postprocess.read()[kind]:
-      wrong.append(f'{kind} {name!r}')
-  known = QUESTION_FIELDS if benchmark.scorer in _OF_QUESTIONS else FIELDS
-  used = re.findall(
-    r'\{(\w+)\}', (benchmark.prompt + benchmark.prefill).replace('{{', '')
-  )
-  wrong += [f'{{{name}}} in a text' for name in used if name not in known]
-  if wrong:
-    raise ConfigError(f'protocols.yaml: {where}: {", ".join(wrong)} is not known')
+      unknown.append(f'{kind} {name!r}')
+  placeholders = QUESTION_FIELDS if benchmark.scorer in _OF_QUESTIONS else FIELDS
+  text = (benchmark.prompt + benchmark.prefill).replace('{{', '')
+  used = re.findall(r'\{(\w+)\}', text)
+  unknown += [f'{{{name}}} in a text' for name in used if name not in placeholders]
+  if unknown:
+    raise ConfigError(f'protocols.yaml: {where}: {", ".join(unknown)} is not known')
   if bool(benchmark.task) == bool(benchmark.prompt):
     raise ConfigError(f'protocols.yaml: {where} needs either task or prompt')
   if benchmark.scorer in _LIMITED and not benchmark.limits:
@@ -220,19 +221,19 @@ def _papers(fields: Mapping[str, Any], where: str) -> Papers:
 
 
 def _sha256(fields: Mapping[str, Any], benchmarks: Mapping[str, Benchmark]) -> str:
-  """Of all that decides a score; stop lists and steps by their content."""
-  covered: dict[str, Any] = {'version': fields.get('version')}
+  """The hash of all that decides a score; stop lists and steps by their content."""
+  hashed: dict[str, Any] = {'version': fields.get('version')}
   for name, benchmark in benchmarks.items():
     values = dataclasses.asdict(benchmark)
     values['stops'] = postprocess.stops(benchmark.stops, '{entry_point}')
     values['extract'] = postprocess.steps(benchmark.extract)
-    covered[name] = {k: v for k, v in values.items() if k not in _WORDS}
-  text = json.dumps(covered, sort_keys=True)
+    hashed[name] = {k: v for k, v in values.items() if k not in _PROSE}
+  text = json.dumps(hashed, sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()
 
 
 def ask(benchmark: Benchmark, problem: Problem) -> tuple[str, str]:
-  """The instruction and the begun answer for a problem of code."""
+  """The instruction and the prefill of the answer, for a code problem."""
   fields = {
     'prompt': problem.text.strip(),
     'description': description(problem),
@@ -240,27 +241,26 @@ def ask(benchmark: Benchmark, problem: Problem) -> tuple[str, str]:
     'signature': signature(problem),
     'entry_point': problem.entry_point,
   }
-  if '{prompt}```' in benchmark.prompt:  # the text brings its own line end
+  if '{prompt}```' in benchmark.prompt:  # the problem's own line end precedes the fence
     fields['prompt'] = problem.text
   return benchmark.prompt.format(**fields), benchmark.prefill.format(**fields)
 
 
 def description(problem: Problem) -> str:
-  """What MBPP asks in words: its docstring without quotes and asserts."""
+  """MBPP's task in words: its docstring without quotes and asserts."""
   lines = problem.text.strip().strip('"').strip().splitlines()
-  return '\n'.join(x for x in lines if not x.startswith('assert')).split(
-    ' https://www.'
-  )[0]
+  text = '\n'.join(line for line in lines if not line.startswith('assert'))
+  return text.split(' https://www.')[0]
 
 
 def signature(problem: Problem) -> str:
   """`name(arguments)` with annotations, from the prompt or else the solution."""
-  head = re.compile(
+  pattern = re.compile(
     rf'^def\s+({re.escape(problem.entry_point)}.*?):[ \t]*$', re.M | re.S
   )
-  found = head.search(problem.prompt) or head.search(problem.solution)
-  if not found:
+  match = pattern.search(problem.prompt) or pattern.search(problem.solution)
+  if not match:
     return problem.entry_point
   if problem.prompt:
-    return found.group(1)
-  return found.group(1).replace(' ', '').replace(',', ', ')
+    return match.group(1)
+  return match.group(1).replace(' ', '').replace(',', ', ')

@@ -1,8 +1,8 @@
-"""Questions with one right answer, read from local files as the Eurus suite has them.
+"""Questions with one right answer, read from local files in the Eurus suite's formats.
 
-That suite's folder eval/ (2024-09-18) holds the files: MATH, GSM-Plus, SVAMP, ASDiv,
-TheoremQA and BBH as JSON, MMLU as a dev and a test folder of CSV. A folder of data may
-have them at any depth, so eval/ itself is one.
+The suite's folder eval/ (2024-09-18) holds the files: MATH, GSM-Plus, SVAMP, ASDiv,
+TheoremQA and BBH as JSON, MMLU as a dev and a test folder of CSV. They may lie at any
+depth of the data folder, so that can be eval/ itself.
 """
 
 import csv
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from onlyif_jax.config import ConfigError
 from onlyif_jax.evals import typed_answers
 
-PROGRAM = '-program'  # ends the name of a benchmark that asks for a program
+PROGRAM = '-program'  # suffix of benchmarks that ask for a program
 _COT = "A: Let's think step by step."
 
 
@@ -29,13 +29,13 @@ class Shot(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-  """One question; kind: '' or how TheoremQA compares; groups: what has scores too."""
+  """One question; groups: the subsets of the benchmark that have scores of their own."""
 
   task_id: str
   text: str
   reference: Any  # text, or a JSON value where there is a kind
-  kind: str = ''
-  head: str = ''  # what stands before: BBH's description of a task, MMLU's subject
+  kind: str = ''  # of TheoremQA's answers, which decides how they are compared
+  head: str = ''  # text before the question: BBH's task description, MMLU's subject
   shots: tuple[Shot, ...] = ()
   groups: tuple[str, ...] = ()
 
@@ -51,7 +51,7 @@ class QuestionSet:
 
 
 def read(name: str, data: Path | None) -> QuestionSet:
-  """The questions of a benchmark of NAMES; raises ConfigError naming what is wrong."""
+  """The questions of a benchmark of NAMES; raises ConfigError for an unusable file."""
   name = name.removesuffix(PROGRAM)
   if data is None:
     raise ConfigError(f'{name} has no data; give --data=DIR with {FILES[name]}')
@@ -70,44 +70,46 @@ def read(name: str, data: Path | None) -> QuestionSet:
     raise ConfigError(
       f'{path} is no {kind} ({e}); give the file as published'
     ) from None
-  found: list[Question] = []
+  parsed: list[Question] = []
   try:
     for question in _FORMATS[name](rows):
-      found.append(question)
+      parsed.append(question)
   except (KeyError, TypeError, ValueError, AttributeError, IndexError) as e:
     reason = f'lacks {e}' if isinstance(e, KeyError) else f'({e})'
     raise ConfigError(
-      f'{path}: question {len(found) + 1} is malformed: {reason}; give the file of '
+      f'{path}: question {len(parsed) + 1} is malformed: {reason}; give the file of '
       f'{name} as the suite has it'
     ) from None
-  return _set(name, path.name, hashlib.sha256(raw).hexdigest(), found, path)
+  return _set(name, path.name, hashlib.sha256(raw).hexdigest(), parsed, path)
 
 
-def _set(name, about, sha256, found: Sequence[Question], path) -> QuestionSet:
-  if not found:
+def _set(name, about, sha256, parsed: Sequence[Question], path) -> QuestionSet:
+  if not parsed:
     raise ConfigError(f'{path} holds no questions; give the file as published')
-  if len({q.task_id for q in found}) < len(found):  # as of a file joined to itself
-    found = [
-      dataclasses.replace(q, task_id=f'{q.task_id}#{n}') for n, q in enumerate(found)
+  # The file may repeat questions, for instance if it was appended to itself.
+  if len({question.task_id for question in parsed}) < len(parsed):
+    parsed = [
+      dataclasses.replace(question, task_id=f'{question.task_id}#{n}')
+      for n, question in enumerate(parsed)
     ]
-  return QuestionSet(name, f'{about}, {len(found):,} questions', sha256, tuple(found))
+  return QuestionSet(name, f'{about}, {len(parsed):,} questions', sha256, tuple(parsed))
 
 
 def _only(data: Path, file: str, name: str) -> Path:
-  """The file of that name in a folder, or else the one below it."""
+  """The file of that name in a folder, or else the only one below it."""
   if (data / file).is_file():
     return data / file
-  found = sorted(f for f in data.rglob(file) if f.is_file())
-  if len(found) != 1:
+  paths = sorted(path for path in data.rglob(file) if path.is_file())
+  if len(paths) != 1:
     raise ConfigError(
-      f'--data={data} has {len(found)} files {file} of {name}; put the one of the Eurus '
+      f'--data={data} has {len(paths)} files {file} of {name}; put the one of the Eurus '
       "suite's eval/ there"
     )
-  return found[0]
+  return paths[0]
 
 
 def _records(rows: Any) -> list[Mapping[str, Any]]:
-  """Rows of a list, or of a table by columns, as pandas reads both."""
+  """The rows of a list, or of a table by columns: pandas reads both."""
   if isinstance(rows, dict):
     names = list(rows)
     return [{n: rows[n][i] for n in names} for i in rows[names[0]]]
@@ -117,14 +119,14 @@ def _records(rows: Any) -> list[Mapping[str, Any]]:
 
 
 def _text(row: Mapping[str, Any], name: str) -> str:
-  """A field that holds a text."""
+  """A field that must hold a text."""
   if not isinstance(row[name], str):
     raise TypeError(f'{name} is no text')
   return row[name]
 
 
 def _value(row: Mapping[str, Any], name: str) -> str:
-  """A field that holds an answer, as a text; `None` where there is none, as there."""
+  """An answer's field as a text; null gives 'None', as in the suite."""
   if isinstance(row[name], bool | list | dict):
     raise TypeError(f'{name} is no text or number')
   return str(row[name])
@@ -141,15 +143,15 @@ def _math(rows: Any) -> Iterator[Question]:
 def _gsm_plus(rows: Any) -> Iterator[Question]:
   for n, seed in enumerate(rows.values()):
     for kind, row in seed['perturbation_questions'].items():
-      asked, answer = _text(row, 'question'), _value(row, 'answer')
-      yield Question(f'gsm-plus/{n}/{kind}', asked, answer, groups=(kind,))
+      text, answer = _text(row, 'question'), _value(row, 'answer')
+      yield Question(f'gsm-plus/{n}/{kind}', text, answer, groups=(kind,))
 
 
 def _svamp(rows: Any) -> Iterator[Question]:
   for row in _records(rows):
-    # The body has no full stop at its end, mostly.
-    asked = f'{_text(row, "Body")}. {_text(row, "Question")}'
-    yield Question(f'svamp/{row["ID"]}', asked, _value(row, 'Answer'))
+    # Most bodies lack the final full stop.
+    text = f'{_text(row, "Body")}. {_text(row, "Question")}'
+    yield Question(f'svamp/{row["ID"]}', text, _value(row, 'Answer'))
 
 
 def _asdiv(rows: Any) -> Iterator[Question]:
@@ -170,14 +172,14 @@ def _theoremqa(rows: Any) -> Iterator[Question]:
 
 
 def _bbh(rows: Any) -> Iterator[Question]:
-  """Worked examples and the question stand in one text."""
+  """Questions of BBH, whose texts include the worked examples."""
   for n, row in enumerate(rows):
     head, *parts = _text(row, 'text').split('\n\nQ: ')
     pairs = [part.split(_COT) for part in parts]
     if not pairs or any(len(pair) != 2 for pair in pairs):
       raise ValueError(f'text has a question without one {_COT!r}')
     shots = [
-      Shot(f'Q: {asked}'.strip(), (_COT + answer).strip()) for asked, answer in pairs
+      Shot(f'Q: {query}'.strip(), (_COT + answer).strip()) for query, answer in pairs
     ]
     yield Question(
       f'{row["task_name"]}/{n}',
@@ -190,14 +192,14 @@ def _bbh(rows: Any) -> Iterator[Question]:
 
 
 def _mmlu(data: Path) -> QuestionSet:
-  """dev/<subject>_dev.csv are the worked examples of test/<subject>_test.csv."""
-  files = sorted(f for f in data.rglob('test/*_test.csv') if f.is_file())
-  if not files or len({f.parent for f in files}) > 1:
+  """Questions of test/<subject>_test.csv, worked examples of dev/<subject>_dev.csv."""
+  files = sorted(path for path in data.rglob('test/*_test.csv') if path.is_file())
+  if not files or len({path.parent for path in files}) > 1:
     raise ConfigError(
       f'--data={data} has {"several folders" if files else "no"} test/*_test.csv of '
       "mmlu; put dev/ and test/ of the suite's eval/mmlu there"
     )
-  found, digest = [], hashlib.sha256()
+  parsed, digest = [], hashlib.sha256()
   for file in files:
     subject = file.name.removesuffix('_test.csv')
     dev = file.parents[1] / 'dev' / f'{subject}_dev.csv'
@@ -206,16 +208,18 @@ def _mmlu(data: Path) -> QuestionSet:
       rows[path] = _choices(path)
       digest.update(f'{path.name}\0'.encode() + path.read_bytes())
     shots = tuple(rows[dev])
-    head = ''.join(f' {word}' for word in subject.split('_'))  # so with two spaces
-    found += [
+    head = ''.join(
+      f' {word}' for word in subject.split('_')
+    )  # the leading space is the suite's
+    parsed += [
       Question(f'{subject}/{n}', row.text, row.answer, '', head, shots, (head.strip(),))
       for n, row in enumerate(rows[file])
     ]
-  return _set('mmlu', f'{len(files)} subjects', digest.hexdigest(), found, data)
+  return _set('mmlu', f'{len(files)} subjects', digest.hexdigest(), parsed, data)
 
 
 def _choices(path: Path) -> list[Shot]:
-  """Rows of a question, its choices, and the letter of the right one."""
+  """(question with its choices, letter of the right one) of each row."""
   try:
     with open(path, newline='', encoding='utf-8') as file:
       rows = list(csv.reader(file))
@@ -224,7 +228,7 @@ def _choices(path: Path) -> list[Shot]:
     raise ConfigError(
       f'{path} cannot be read ({reason}); put dev/ and test/ of MMLU there'
     ) from None
-  out = []
+  shots = []
   for n, row in enumerate(rows, start=1):
     letters = 'ABCDEFGH'[: len(row) - 2]
     if len(row) < 4 or row[-1] not in tuple(letters):
@@ -233,8 +237,8 @@ def _choices(path: Path) -> list[Shot]:
         'and the letter of the right one'
       )
     lines = [f'{x}. {choice}' for x, choice in zip(letters, row[1:-1], strict=True)]
-    out.append(Shot('\n'.join([row[0], *lines]), row[-1]))
-  return out
+    shots.append(Shot('\n'.join([row[0], *lines]), row[-1]))
+  return shots
 
 
 _FORMATS: dict[str, Callable[[Any], Iterator[Question]]] = {

@@ -1,12 +1,12 @@
 """Runs generated programs in isolation; nothing else in this package executes them.
 
-Each program gets a cell (sandbox_cell.py): a process group and namespaces of its own,
-an unused uid where root runs this, limits of the kernel on CPU time, memory, processes
-and files, no network, none of this process's environment, an empty folder that goes
-with it. Tests run in a second cell (sandbox_checker.py), which calls the program's
-functions through a socket and compares what returns as plain data.
+Each program gets a cell (sandbox_cell.py): its own process group and namespaces, an
+unused uid where root runs this, kernel limits on CPU time, memory, processes and files,
+no network, none of this process's environment, and an empty folder that is deleted
+afterwards. Tests run in a second cell (sandbox_checker.py), which calls the program's
+functions through a socket and compares what they return as plain data.
 
-Time limits are CPU time, so a busy machine gives the same verdicts. A generous
+Time limits are CPU time, so verdicts are the same on a busy machine. A generous
 wall-clock guard only ends programs that sleep or wait, and says so.
 """
 
@@ -29,13 +29,13 @@ from typing import Any
 from onlyif_jax.config import ConfigError
 from onlyif_jax.evals import sandbox_machine as machine
 from onlyif_jax.evals import sandbox_plain as plain
-from onlyif_jax.evals.sandbox_machine import Isolation, leased
+from onlyif_jax.evals.sandbox_machine import Isolation, lease_uids
 
 VERDICT = 1 << 28  # bytes of a checker's verdict
 PATIENCE = 30.0  # seconds beyond a guard after which a cell is killed from outside
 _CELL = Path(__file__).with_name('sandbox_cell.py')
 _ENVIRONMENT = {
-  'PYTHONHASHSEED': '0',  # the order of sets, and so the verdict, stays the same
+  'PYTHONHASHSEED': '0',  # verdicts may depend on the order of sets
   'OMP_NUM_THREADS': '1',
   'OPENBLAS_NUM_THREADS': '1',
 }
@@ -45,21 +45,21 @@ _ENVIRONMENT = {
 class Limits:
   """What a program may use; MB are 2^20 bytes.
 
-  Its processes may together take processes * memory_mb, and files disk_mb more. Memory
-  that no such limit counts (shared segments, files in memory) is refused.
+  Its processes together may take processes * memory_mb, its files another disk_mb.
+  Memory that neither limit counts (shared segments, files in memory) is refused.
   """
 
-  cpu_seconds: float = 10.0  # of a process in all, its start included
-  call_seconds: float = 10.0  # of CPU, of one call, where a check says nothing else
-  wall_seconds: float = 120.0  # guard against sleeping, not a measure
+  cpu_seconds: float = 10.0  # of a process, its start included
+  call_seconds: float = 10.0  # CPU seconds of one call, unless a check sets them
+  wall_seconds: float = 120.0  # only a guard against sleeping
   memory_mb: int = 4096  # address space of a process
   processes: int = 16  # threads included
   open_files: int = 64
   file_mb: int = 16
   disk_mb: int = 64
-  output_mb: int = 64  # printed; then the program is ended
-  head_bytes: int = 2000  # of what it printed, kept
-  reply_mb: int = 32  # one output, encoded
+  output_mb: int = 64  # of printed output; beyond it the program is ended
+  head_bytes: int = 2000  # of the printed output that are kept
+  reply_mb: int = 32  # of one encoded output
 
   def __post_init__(self):
     for field in dataclasses.fields(self):
@@ -67,29 +67,29 @@ class Limits:
         raise ConfigError(f'limits: {field.name} must be above 0')
 
 
-# Of the checker, which runs the tests and not the program.
+# Limits of the checker, which runs the tests and not the program.
 _CHECKER = {'cpu_seconds': 60.0, 'memory_mb': 8192, 'open_files': 256}
 
 
 class Status(enum.StrEnum):
   """How a run ended."""
 
-  PASSED = 'passed'  # every test held
+  PASSED = 'passed'  # every test passed
   FAILED = 'failed'
   TIMED_OUT = 'timed_out'
-  ENDED = 'ended'  # without a check: ended by itself with exit code 0
+  ENDED = 'ended'  # without a check: exited with code 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-  """What a run gave."""
+  """The result of a run."""
 
   status: Status
   reason: str = ''
   cpu_seconds: float = 0.0
   output: str = ''  # the head of what the program printed
-  tests: tuple[bool, ...] = ()  # of a check by calls, as far as it went
-  answers: tuple[tuple, ...] = ()  # of a record: (encoded value, type, CPU seconds)
+  tests: tuple[bool, ...] = ()  # of Calls, up to the last one made
+  answers: tuple[tuple, ...] = ()  # of a Record: (encoded value, type, CPU seconds)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,13 +101,13 @@ class Calls:
   expected: Sequence[Any]
   types: Sequence[str]  # names of the expected outputs' types
   seconds: Sequence[float]  # CPU limit of each call
-  dataset: str = ''  # 'humaneval' or 'mbpp': whose special oracles hold
+  dataset: str = ''  # 'humaneval' or 'mbpp', whose special oracles apply
   atol: float = 0.0
-  stop: bool = True  # at the first test that does not hold
+  stop: bool = True  # at the first test that fails
 
   @classmethod
   def of(cls, name: str, cases: Iterable[tuple], seconds: float = 5.0, **kwargs):
-    """Of (arguments, expected output) pairs of plain values."""
+    """Calls from (arguments, expected output) pairs of plain values."""
     pairs = list(cases)
     return cls(
       name,
@@ -121,17 +121,17 @@ class Calls:
 
 @dataclasses.dataclass(frozen=True)
 class Script:
-  """Tests written as Python text, which may call the named functions."""
+  """Tests as Python text, which may call the named functions of the program."""
 
   script: str
   names: tuple[str, ...]
   before: str = ''  # trusted text that the script needs, run in the checker
-  call: str = ''  # a function of the script that takes the first name's function
+  call: str = ''  # a function of the script, called with the first named function
 
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-  """No test: the outputs themselves, of a program that is trusted to be right."""
+  """No test: records the outputs of a program that is trusted to be right."""
 
   name: str
   inputs: Sequence[Any]  # lists of arguments, encoded
@@ -143,7 +143,7 @@ _KINDS = {Calls: 'calls', Script: 'script', Record: 'record'}
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-  """A program, what to check of it (None: let it run as a script), its limits."""
+  """A program, its check (None: run it as a script), and its limits."""
 
   program: str
   check: Check | None = None
@@ -159,7 +159,7 @@ def run(
   """Runs one program; raises ConfigError if it cannot be isolated here."""
   isolation = isolation or detect()
   with contextlib.ExitStack() as stack:
-    uids = stack.enter_context(leased(2)) if isolation.uids else (None, None)
+    uids = stack.enter_context(lease_uids(2)) if isolation.uids else (None, None)
     folder = stack.enter_context(_folder())
     job = Job(program, check, limits or Limits())
     return _Run(job, isolation, uids, folder).outcome()
@@ -168,50 +168,50 @@ def run(
 def run_all(
   jobs: Iterable[Job], workers: int = 1, isolation: Isolation | None = None
 ) -> Iterator[Outcome]:
-  """The jobs' outcomes in their order, the same for any number of workers.
+  """The jobs' outcomes in order, the same for any number of workers.
 
-  Jobs are taken as they are needed, a few ahead.
+  Jobs are consumed lazily, a few ahead.
   """
   if workers < 1:
     raise ConfigError('workers must be at least 1')
   isolation = isolation or detect()
   pool = ThreadPoolExecutor(workers)
-  ahead: collections.deque = collections.deque()
+  pending: collections.deque = collections.deque()
   try:
     for job in jobs:
-      ahead.append(pool.submit(run, job.program, job.check, job.limits, isolation))
-      if len(ahead) > 2 * workers:
-        yield ahead.popleft().result()
-    while ahead:
-      yield ahead.popleft().result()
+      pending.append(pool.submit(run, job.program, job.check, job.limits, isolation))
+      if len(pending) > 2 * workers:
+        yield pending.popleft().result()
+    while pending:
+      yield pending.popleft().result()
   finally:
-    # One program that cannot be isolated ends all; those not begun are dropped.
+    # A program that cannot be isolated ends all; jobs that have not begun are dropped.
     pool.shutdown(cancel_futures=True)
 
 
 @functools.cache
 def detect(*, allow_network: bool = False) -> Isolation:
-  """The strongest isolation of this machine, after a trial that it holds.
+  """The strongest isolation that holds on this machine, tried by a probe.
 
-  allow_network: go on where programs would reach the network. Raises ConfigError.
+  allow_network: accept that programs reach the network. Raises ConfigError.
   """
-  why = []
-  for isolation in machine.possible(allow_network=allow_network):
-    if wrong := verify(isolation):
-      why.append(f'{isolation.mode}: {wrong}')
+  failures = []
+  for isolation in machine.candidates(allow_network=allow_network):
+    if failure := verify(isolation):
+      failures.append(f'{isolation.mode}: {failure}')
     else:
       return isolation
   raise ConfigError(
-    f'generated code cannot be isolated on this machine ({"; ".join(why) or "none"}); '
+    f'generated code cannot be isolated on this machine ({"; ".join(failures) or "none"}); '
     'run on Linux as root or with user namespaces, install bubblewrap, or, as root '
     'in a container without network, give --allow_network'
   )
 
 
 def verify(isolation: Isolation) -> str:
-  """What an isolation fails to hold back, by a harmless program; '' if nothing.
+  """What an isolation fails to prevent, tried by a harmless program; '' if nothing.
 
-  A program that forks without end is only safe to run where this came out empty.
+  A program that forks without end may only run where this is empty.
   """
   limits = Limits(processes=7, wall_seconds=30.0)
   record = Record('probe', (plain.encode([limits.processes]),))
@@ -221,12 +221,12 @@ def verify(isolation: Isolation) -> str:
     return str(e)
   if outcome.status != Status.PASSED:
     return outcome.reason
-  return machine.missing(plain.decode(outcome.answers[0][0]), isolation)
+  return machine.breach(plain.decode(outcome.answers[0][0]), isolation)
 
 
 @contextlib.contextmanager
 def _folder() -> Iterator[Path]:
-  """A private folder, readable to a lesser user; removed afterwards."""
+  """A temporary folder that lesser users can read."""
   with tempfile.TemporaryDirectory(prefix='sandbox-', ignore_cleanup_errors=True) as t:
     os.chmod(t, 0o755)
     yield Path(t)
@@ -243,31 +243,31 @@ class _Run:
 
   def outcome(self) -> Outcome:
     job = self.job
-    here, there = socket.socketpair()
-    with here, there:
-      candidate = self._cell('candidate', [there], dataclasses.asdict(job.limits))
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+      candidate = self._cell('candidate', [theirs], dataclasses.asdict(job.limits))
       with candidate:
-        there.close()
+        theirs.close()
         if job.check is None:
-          _say(here, {'program': job.program, 'serve': False})
-          here.close()
-          return _alone(candidate.finish(wait=True), job.limits)
-        verdict = self._check(here)
+          _send(ours, {'program': job.program, 'serve': False})
+          ours.close()
+          return _outcome_alone(candidate.finish(wait=True), job.limits)
+        verdict = self._check(ours)
         report = candidate.finish(wait=verdict.get('status') == 'lost')
-    return _judged(verdict, report, job.limits)
+    return _outcome_checked(verdict, report, job.limits)
 
-  def _check(self, rpc: socket.socket) -> dict[str, Any]:
-    """The checker's verdict; rpc: the socket to the program."""
+  def _check(self, program_socket: socket.socket) -> dict[str, Any]:
+    """The checker's verdict on the program at the other end of the socket."""
     job, check = self.job, self.job.check
     limits = dataclasses.asdict(job.limits) | _CHECKER
     limits['wall_seconds'] = job.limits.wall_seconds + PATIENCE
-    here, there = socket.socketpair()
-    with here, there, self._cell('checker', [rpc, there], limits) as cell:
-      there.close()
-      rpc.close()
+    ours, theirs = socket.socketpair()
+    with ours, theirs, self._cell('checker', [program_socket, theirs], limits) as cell:
+      theirs.close()
+      program_socket.close()
       assert check is not None
-      _say(
-        here,
+      _send(
+        ours,
         {
           'program': job.program,
           'check': dataclasses.asdict(check) | {'kind': _KINDS[type(check)]},
@@ -277,9 +277,9 @@ class _Run:
       )
       try:
         # The checker has a wall-clock guard of its own, so this ends.
-        verdict = plain.receive(here.fileno(), VERDICT)
+        verdict = plain.receive(ours.fileno(), VERDICT)
       except (EOFError, OSError):
-        _, reason = _ending(cell.finish(wait=True), Limits(**limits))
+        _, reason = _failure(cell.finish(wait=True), Limits(**limits))
         return {'status': 'failed', 'reason': f'its comparison: {reason}'}
       cell.finish(wait=False)
       return verdict
@@ -294,14 +294,14 @@ class _Run:
     return _Cell(self.isolation.command(folder, _CELL), config)
 
 
-def _say(to: socket.socket, message: Any) -> None:
-  # A cell that could not be made is gone already; its report says why.
+def _send(to: socket.socket, message: Any) -> None:
+  # A cell that could not be made is already gone; its report says why.
   with contextlib.suppress(BrokenPipeError, ConnectionResetError):
     plain.send(to.fileno(), message)
 
 
 class _Cell:
-  """A running cell; leaving the context kills whatever is left of it."""
+  """A running cell; leaving the context kills what remains of it."""
 
   def __init__(self, command: Sequence[str], config: Mapping[str, Any]):
     self.wall = config['limits']['wall_seconds']
@@ -326,13 +326,13 @@ class _Cell:
   def __exit__(self, *_) -> None:
     os.close(self.control)
     try:
-      self.process.communicate(timeout=PATIENCE)  # it has the time to end all inside
+      self.process.communicate(timeout=PATIENCE)  # time to end all processes inside
     except subprocess.TimeoutExpired:
       os.killpg(self.process.pid, signal.SIGKILL)
       self.process.communicate()
 
   def finish(self, *, wait: bool) -> dict[str, Any]:
-    """The cell's report; wait: let the process end by itself or by its limits.
+    """The cell's report; wait: until the process ends by itself or by its limits.
 
     Raises ConfigError if the cell could not be made.
     """
@@ -356,17 +356,17 @@ class _Cell:
     return report
 
 
-def _alone(report: Mapping[str, Any], limits: Limits) -> Outcome:
+def _outcome_alone(report: Mapping[str, Any], limits: Limits) -> Outcome:
   """The outcome of a program without a check."""
   if report['end'] == 'exited' and report['code'] == 0:
     return Outcome(Status.ENDED, '', report['cpu'], report['output'])
-  return Outcome(*_ending(report, limits), report['cpu'], report['output'])
+  return Outcome(*_failure(report, limits), report['cpu'], report['output'])
 
 
-def _judged(verdict: Mapping[str, Any], report, limits: Limits) -> Outcome:
+def _outcome_checked(verdict: Mapping[str, Any], report, limits: Limits) -> Outcome:
   """The outcome of a checked program: the verdict, or how its process ended."""
   if verdict['status'] == 'lost':
-    status, reason = _ending(report, limits)
+    status, reason = _failure(report, limits)
     if report['end'] == 'exited' and report['code'] >= 0:
       reason = f'{reason} before its tests were done'
   else:
@@ -381,19 +381,19 @@ def _judged(verdict: Mapping[str, Any], report, limits: Limits) -> Outcome:
   )
 
 
-def _ending(report: Mapping[str, Any], limits: Limits) -> tuple[Status, str]:
-  """Status and reason of a process that did not end as it should."""
+def _failure(report: Mapping[str, Any], limits: Limits) -> tuple[Status, str]:
+  """Status and reason of a process that did not end properly."""
   end, code = report['end'], report['code']
   if end == 'wall':
-    guard = f'the wall-clock guard of {limits.wall_seconds:g} s: it slept or waited'
-    return Status.TIMED_OUT, guard
+    reason = f'the wall-clock guard of {limits.wall_seconds:g} s: it slept or waited'
+    return Status.TIMED_OUT, reason
   if end == 'output':
     return Status.FAILED, f'it printed more than {limits.output_mb} MB'
   if end == 'stopped':
     return Status.FAILED, 'it closed the channel of its answers'
   # SIGKILL comes from the kernel too, one second after an ignored SIGXCPU.
-  spent = code == -signal.SIGKILL and report['cpu'] >= limits.cpu_seconds
-  if code in (-signal.SIGXCPU, -signal.SIGPROF) or spent:
+  cpu_spent = code == -signal.SIGKILL and report['cpu'] >= limits.cpu_seconds
+  if code in (-signal.SIGXCPU, -signal.SIGPROF) or cpu_spent:
     return Status.TIMED_OUT, 'its CPU time ran out'
   if code < 0:
     return Status.FAILED, f'killed by {signal.Signals(-code).name}'

@@ -1,8 +1,8 @@
 """Runs a program under test inside its cell and answers calls of its functions.
 
 This process knows neither the tests nor the expected outputs: it gets the program and
-then, one by one, arguments; what it sends back is only ever compared as data, in
-another process. So nothing here needs to be hidden from the program.
+then, one by one, arguments; what it sends back is only compared as data, in another
+process. So nothing here needs to be hidden from the program.
 """
 
 import os
@@ -47,28 +47,28 @@ def _call(names: dict[str, Any], name: str, args: Any, kwargs: Any, seconds: flo
   args, kwargs = plain.decode(args), plain.decode(kwargs)
   start = time.process_time()
   try:
-    # CPU time, and the default action: the kernel ends the process.
+    # A limit on CPU time, with the default action: the kernel kills the process.
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_PROF, seconds)
     value = names[name](*args, **kwargs)
-    used = time.process_time() - start
-    return ['value', plain.encode(value), type(value).__name__, used]
+    cpu_seconds = time.process_time() - start
+    return ['value', plain.encode(value), type(value).__name__, cpu_seconds]
   except BaseException as e:
     return _error(e, time.process_time() - start)
   finally:
     signal.setitimer(signal.ITIMER_PROF, 0)
 
 
-def _error(error: BaseException, used: float) -> list:
+def _error(error: BaseException, cpu_seconds: float) -> list:
   try:
     text = str(error)[:200]
   except BaseException:
     text = ''
-  return ['error', type(error).__name__, text, used]
+  return ['error', type(error).__name__, text, cpu_seconds]
 
 
 def _run_alone(program: str) -> None:
-  """Runs the program as a script is run, and ends as it ends."""
+  """Runs the program as a script, and exits as it does."""
   try:
     exec(compile(program, '<program>', 'exec'), {'__name__': '__main__'})
   except SystemExit:

@@ -1,9 +1,9 @@
-"""One cell: isolates itself, runs one process inside, and says how it ended.
+"""One cell: isolates itself, runs one process inside, and reports how it ended.
 
 Run as a program with its settings (JSON) as the only argument; it imports nothing of
-this package. File descriptor 0 is held by the scorer: its end ends the cell. On 1 goes
-the report, one JSON object: `refused` (why the cell could not be made) or how the
-process ended, its CPU and wall seconds, and the head of what it printed.
+this package. The scorer holds the other end of file descriptor 0; closing it ends the
+cell. The report on descriptor 1 is one JSON object: `refused` (why the cell could not
+be made), or how the process ended, its CPU and wall seconds, and the head of its output.
 
 Modes: `root` (namespaces; the process is dropped to an unused uid), `user` (the same
 within a user namespace), `inside` (bubblewrap has made the namespaces), `uid` (no
@@ -30,8 +30,8 @@ RDONLY, NOSUID, NODEV, NOEXEC = 1, 2, 4, 8
 REMOUNT, BIND, REC, PRIVATE = 32, 4096, 16384, 1 << 18
 PDEATHSIG, DUMPABLE, SECCOMP, SUBREAPER, NO_NEW_PRIVS = 1, 4, 22, 36, 38
 INNER = 60577  # the uid and gid inside a user namespace
-# Calls for memory that no rlimit counts and that stays when its process unmaps it, and
-# those that would bring an own tmpfs: numbers by machine, behind the machine's own.
+# The machine's ABI, then numbers by machine of forbidden system calls: for memory that no
+# rlimit counts and that outlives its mapping, and those that could mount a new tmpfs.
 AUDIT = {'x86_64': 0xC000003E, 'aarch64': 0xC00000B7}
 FORBIDDEN = {
   'shmget': {'x86_64': 29, 'aarch64': 194},
@@ -60,12 +60,12 @@ def main() -> None:
       child = os.fork()
       if child:
         for fd in (1, *config['fds']):
-          os.close(fd)  # others wait for their last end to close
+          os.close(fd)  # readers wait until the last copy is closed
         os.waitpid(child, 0)
         os._exit(0)
     if config['mode'] != 'uid' and os.getpid() != 1:
       raise OSError(0, 'there is no process namespace of its own', 'cell')
-    # What runs as this user must not read this process.
+    # Other processes of this user must not read this one.
     _libc.prctl(DUMPABLE, 0, 0, 0, 0)
     _libc.prctl(SUBREAPER, 1, 0, 0, 0)
     if config['mode'] in ('root', 'user'):
@@ -80,13 +80,13 @@ def main() -> None:
 
 
 def _sources(config: dict[str, Any]) -> dict[str, str]:
-  """The modules that run inside, read before other files are out of sight."""
+  """The modules that run inside, read before the root changes."""
   folder = os.path.dirname(os.path.abspath(__file__))
-  out = {}
+  sources = {}
   for name in MODULES:
     with open(os.path.join(folder, f'{name}.py'), encoding='utf-8') as file:
-      out[name] = file.read()
-  return out
+      sources[name] = file.read()
+  return sources
 
 
 def _write_modules(config: dict[str, Any], sources: dict[str, str]) -> None:
@@ -112,12 +112,12 @@ def _unshare(flags: int) -> None:
 
 
 def _mount(source, target: str, kind, flags: int, data: str | None = None) -> None:
-  def text(x):
-    return None if x is None else x.encode()
+  def raw(text):
+    return None if text is None else text.encode()
 
   _check(
     _libc.mount(
-      *(text(source), text(target), text(kind), ctypes.c_ulong(flags), text(data))
+      *(raw(source), raw(target), raw(kind), ctypes.c_ulong(flags), raw(data))
     ),
     f'mount {target}',
   )
@@ -130,7 +130,7 @@ def _drop(uid: int) -> None:
 
 
 def _enter_user_namespace(config: dict[str, Any]) -> None:
-  """A user namespace, of an unused uid where root starts the cell."""
+  """Enters a user namespace, as an unused uid where root starts the cell."""
   if config['uid'] is not None:
     _drop(config['uid'])
     _libc.prctl(DUMPABLE, 1, 0, 0, 0)  # else /proc/self stays root's
@@ -146,12 +146,12 @@ def _enter_user_namespace(config: dict[str, Any]) -> None:
 
 
 def _make_root(config: dict[str, Any]) -> None:
-  """A root folder of its own: the interpreter, read-only, and an empty /tmp."""
+  """Changes to a new root folder: the interpreter, read-only, and an empty /tmp."""
   _mount(None, '/', None, REC | PRIVATE)
   root = config['root']
   safe = NOSUID | NODEV
   _mount('tmpfs', root, 'tmpfs', safe, 'size=4m,mode=0755')
-  # First, since the interpreter may live below /tmp.
+  # Before the binds, since the interpreter may live below /tmp.
   os.makedirs(f'{root}/tmp')
   uid = INNER if config['mode'] == 'user' else config['uid']
   size = config['limits']['disk_mb']
@@ -170,7 +170,7 @@ def _make_root(config: dict[str, Any]) -> None:
     with open(f'{root}/dev/{name}', 'w'):
       pass
     _mount(f'/dev/{name}', f'{root}/dev/{name}', None, BIND)
-  # Containers that hide a part of /proc allow no other one; then there is none.
+  # Containers that hide parts of /proc refuse a new one; the cell then has none.
   _quietly(_mount, 'proc', f'{root}/proc', 'proc', safe | NOEXEC | RDONLY)
   os.chroot(root)
   os.chdir('/')
@@ -179,15 +179,15 @@ def _make_root(config: dict[str, Any]) -> None:
 def _bind(path: str, target: str) -> None:
   try:
     _mount(path, target, None, BIND)
-  except OSError:  # with file systems below that may not be uncovered
+  except OSError:  # mounts below must not be uncovered in a user namespace
     _mount(path, target, None, BIND | REC)
-  # A user namespace may not take away what the mount forbids already.
+  # A user namespace must not clear flags that the mount already has.
   kept = os.statvfs(target).f_flag & (NOSUID | NODEV | NOEXEC)
   _mount(None, target, None, REMOUNT | BIND | RDONLY | NOSUID | NODEV | kept)
 
 
 class Init:
-  """The first process of a cell: starts the other, watches it, ends all."""
+  """The first process of a cell: starts the program's process, watches and ends it."""
 
   def __init__(self, config: dict[str, Any]):
     self.config = config
@@ -197,27 +197,29 @@ class Init:
     self.cpu = 0.0
 
   def run(self) -> dict[str, Any]:
-    """Runs the process to an end; returns the report."""
+    """Runs the process to its end; returns the report."""
     started = time.monotonic()
-    out, inside = os.pipe()
+    read_end, write_end = os.pipe()
     awake, waker = os.pipe()
-    fault, faulty = os.pipe()
-    for fd in (out, awake, waker):
+    error_read, error_write = os.pipe()
+    for fd in (read_end, awake, waker):
       os.set_blocking(fd, False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
     child = os.fork()
     if not child:
-      self._become(inside, faulty)
-    for fd in (inside, faulty, *self.config['fds']):
+      self._become(write_end, error_write)
+    for fd in (write_end, error_write, *self.config['fds']):
       os.close(fd)
-    if error := os.read(fault, 4096):  # empty once the interpreter has begun
+    if error := os.read(error_read, 4096):  # empty once the interpreter has begun
       return {'refused': error.decode('utf-8', 'replace')}
-    end, status = self._watch(child, out, awake, started + self.limits['wall_seconds'])
+    how, status = self._watch(
+      child, read_end, awake, started + self.limits['wall_seconds']
+    )
     self._kill_all()
-    self._drain(out)
+    self._drain(read_end)
     return {
-      'end': end,
+      'end': how,
       'code': os.waitstatus_to_exitcode(status),
       'cpu': self.cpu,
       'wall': time.monotonic() - started,
@@ -225,14 +227,14 @@ class Init:
       'printed': self.printed,
     }
 
-  def _watch(self, child: int, out: int, awake: int, deadline: float):
+  def _watch(self, child: int, read_end: int, awake: int, deadline: float):
     """How the process ended: exited, stopped (by the scorer), wall or output."""
-    fds = [0, out, awake]
+    fds = [0, read_end, awake]
     while True:
-      left = deadline - time.monotonic()
-      if left <= 0:
+      remaining = deadline - time.monotonic()
+      if remaining <= 0:
         return 'wall', 0
-      ready, _, _ = select.select(fds, [], [], left)
+      ready, _, _ = select.select(fds, [], [], remaining)
       if awake in ready:
         os.read(awake, 4096)
         status = self._reap(child)
@@ -240,41 +242,41 @@ class Init:
           return 'exited', status
       if 0 in ready:
         return 'stopped', 0
-      if out in ready and not self._read(out):
-        fds.remove(out)  # all who could print have closed it
+      if read_end in ready and not self._read(read_end):
+        fds.remove(read_end)  # every writer has closed it
       if self.printed > self.limits['output_mb'] << 20:
         return 'output', 0
 
-  def _read(self, out: int) -> bool:
+  def _read(self, read_end: int) -> bool:
     try:
-      data = os.read(out, 1 << 16)
+      data = os.read(read_end, 1 << 16)
     except BlockingIOError:
       return True
     self.printed += len(data)
     self.head += data[: self.limits['head_bytes'] - len(self.head)]
     return bool(data)
 
-  def _drain(self, out: int) -> None:
+  def _drain(self, read_end: int) -> None:
     before = -1
     while self.printed != before:
       before = self.printed
-      self._read(out)
+      self._read(read_end)
 
   def _reap(self, child: int) -> int | None:
-    """Collects what has ended; the status of the process itself if it has."""
-    found = None
+    """Collects ended processes; returns the main one's status if it is among them."""
+    child_status = None
     while True:
       try:
         pid, status, usage = os.wait4(-1, os.WNOHANG)
       except ChildProcessError:
-        return found
+        return child_status
       if not pid:
-        return found
+        return child_status
       self.cpu += usage.ru_utime + usage.ru_stime
-      found = status if pid == child else found
+      child_status = status if pid == child else child_status
 
   def _kill_all(self) -> None:
-    """Kills every process of the cell, also those that left its group."""
+    """Kills all processes of the cell, including those that left its group."""
     signal.set_wakeup_fd(-1)
     while True:
       if os.getpid() == 1:
@@ -293,22 +295,22 @@ class Init:
         return
       self.cpu += usage.ru_utime + usage.ru_stime
 
-  def _become(self, inside: int, faulty: int) -> None:
-    """In the forked child: limits, the lesser uid, the interpreter; never returns."""
+  def _become(self, output: int, error_fd: int) -> None:
+    """In the forked child: sets limits, drops to the uid, and execs; never returns."""
     try:
       os.setsid()
       signal.set_wakeup_fd(-1)
       signal.signal(signal.SIGCHLD, signal.SIG_DFL)
       null = os.open('/dev/null', os.O_RDONLY)
-      # Above the numbers that they will have, so that none is overwritten.
-      fds = [fcntl.fcntl(fd, fcntl.F_DUPFD, 64) for fd in (null, inside, inside)]
+      # Moved out of the way of the final numbers, so that none is overwritten.
+      fds = [fcntl.fcntl(fd, fcntl.F_DUPFD, 64) for fd in (null, output, output)]
       fds += [fcntl.fcntl(fd, fcntl.F_DUPFD, 64) for fd in self.config['fds']]
-      faulty = fcntl.fcntl(faulty, fcntl.F_DUPFD, 64)
+      error_fd = fcntl.fcntl(error_fd, fcntl.F_DUPFD, 64)
       for number, fd in enumerate(fds):
         os.dup2(fd, number)
-      os.dup2(faulty, len(fds), inheritable=False)
-      faulty = len(fds)
-      os.closerange(faulty + 1, 4096)
+      os.dup2(error_fd, len(fds), inheritable=False)
+      error_fd = len(fds)
+      os.closerange(error_fd + 1, 4096)
       os.chdir(self.config['cwd'])
       for name, value in _rlimits(self.limits).items():
         resource.setrlimit(name, value)
@@ -319,7 +321,7 @@ class Init:
       command = self.config['command']
       os.execve(command[0], command, self.config['environment'])
     except BaseException as e:
-      os.write(faulty, f'{self.config["command"][0]}: {e}'.encode())
+      os.write(error_fd, f'{self.config["command"][0]}: {e}'.encode())
     os._exit(127)
 
 
@@ -330,7 +332,7 @@ def _rlimits(limits: dict[str, Any]) -> dict[int, tuple[int, int]]:
   return {
     resource.RLIMIT_CPU: (cpu, cpu + 1),
     resource.RLIMIT_AS: (memory, memory),
-    # This process and its parent count in a user namespace.
+    # In a user namespace this process and its parent count, too.
     resource.RLIMIT_NPROC: (limits['processes'] + 2,) * 2,
     resource.RLIMIT_NOFILE: (limits['open_files'],) * 2,
     resource.RLIMIT_FSIZE: (size, size),
@@ -345,20 +347,25 @@ class _Program(ctypes.Structure):
 
 
 def _forbid(machine: str) -> None:
-  """Makes FORBIDDEN calls fail in this process and all that it starts (seccomp)."""
+  """Makes FORBIDDEN calls fail in this process and its descendants (seccomp)."""
   if machine not in AUDIT:
     raise OSError(errno.ENOSYS, f'no list of forbidden system calls for {machine}')
-  load, equal, least, give = 0x20, 0x15, 0x35, 0x06  # steps of a classic BPF program
-  numbers = [own[machine] for own in FORBIDDEN.values()]
-  n = len(numbers)
+  load, equal, at_least, return_ = (
+    0x20,
+    0x15,
+    0x35,
+    0x06,
+  )  # steps of a classic BPF program
+  numbers = [by_machine[machine] for by_machine in FORBIDDEN.values()]
+  count = len(numbers)
   steps = [
-    (load, 0, 0, 4),  # the ABI of the call: a number means another call in others
-    (equal, 0, n + 3, AUDIT[machine]),
+    (load, 0, 0, 4),  # the ABI of the call, on which the meaning of numbers depends
+    (equal, 0, count + 3, AUDIT[machine]),
     (load, 0, 0, 0),  # the number of the call
-    (least, n + 1, 0, 1 << 30),  # x32, which has the same ABI and numbers of its own
-    *((equal, n - i, 0, number) for i, number in enumerate(numbers)),
-    (give, 0, 0, 0x7FFF0000),  # go on
-    (give, 0, 0, 0x00050000 | errno.EPERM),
+    (at_least, count + 1, 0, 1 << 30),  # x32: the same ABI value, other numbers
+    *((equal, count - i, 0, number) for i, number in enumerate(numbers)),
+    (return_, 0, 0, 0x7FFF0000),  # allow
+    (return_, 0, 0, 0x00050000 | errno.EPERM),
   ]
   program = _Program(len(steps), b''.join(struct.pack('=HBBI', *s) for s in steps))
   _check(_libc.prctl(SECCOMP, 2, ctypes.byref(program), 0, 0), 'seccomp')

@@ -1,12 +1,12 @@
 """Judges a program in another process by what its functions return.
 
 The checker has a cell of its own. It sends arguments to the program's process and
-compares what comes back as plain data; the verdict goes to the scorer by a socket that
-the program's process does not have. A program therefore passes only if the right
+compares what comes back as plain data; the verdict goes to the scorer through a socket
+that the program's process does not have. A program therefore passes only if the right
 outputs came back, whatever it does to its own `assert`, `==` or exit code.
 
-Outputs are compared as EvalPlus compares them (evalplus.eval.unsafe_execute, 0.3.1,
-with its later repair of `find_zero`).
+Outputs are compared as in EvalPlus (evalplus.eval.unsafe_execute, 0.3.1, with its later
+fix of `find_zero`).
 """
 
 import builtins
@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 from onlyif_jax.evals import sandbox_plain as plain
 
 JOB = 1 << 30  # bytes of a job, which is trusted
-RTOL, ATOL = 1e-7, 1e-6  # of floats, as EvalPlus has them
-# evalplus.eval._special_oracle: outputs of which only the existence is compared, ...
+RTOL, ATOL = 1e-7, 1e-6  # of floats, as in EvalPlus
+# evalplus.eval._special_oracle: outputs of which only `is not None` is compared, ...
 NOT_NONE = ('check_str', 'text_match_three', 'text_starta_endb')
 # ... and outputs that are compared as sets.
 AS_SETS = (
@@ -35,19 +35,19 @@ class Lost(BaseException):
 
 
 class Malformed(BaseException):
-  """The program's process sent what is no answer."""
+  """The program's process sent a message that is no answer."""
 
 
 class FailedError(Exception):
-  """The program raised, or a comparison did not hold."""
+  """The program raised, or a comparison failed."""
 
 
 class Answer(NamedTuple):
-  """What one call gave."""
+  """The result of one call."""
 
   data: Any  # encoded
   type: str
-  seconds: float  # of CPU, as the program's process says
+  seconds: float  # of CPU, as reported by the program's process
 
 
 class Program:
@@ -59,7 +59,7 @@ class Program:
     self.seconds = seconds
 
   def start(self, text: str) -> None:
-    """Loads the program; raises FailedError if that raises there."""
+    """Loads the program; raises FailedError where loading raises."""
     self._send({'program': text, 'serve': True})
     self._receive()
 
@@ -69,13 +69,13 @@ class Program:
     self._send([name, plain.encode(list(args)), plain.encode(kwargs or {}), limit])
     reply = self._receive()
     try:
-      _, data, kind, used = reply
-      return Answer(data, str(kind), float(used))
+      _, data, type_name, cpu_seconds = reply
+      return Answer(data, str(type_name), float(cpu_seconds))
     except (TypeError, ValueError):
       raise Malformed('the answer is malformed') from None
 
   def proxy(self, name: str):
-    """A function that calls the program's one; errors of builtin types pass on."""
+    """A function that calls the program's; errors of builtin types are raised again."""
 
     def call(*args, **kwargs):
       return value_of(self.call(name, args, kwargs))
@@ -100,16 +100,16 @@ class Program:
       raise Malformed('the answer is malformed')
     if reply[0] == 'error':
       name, text = (*map(str, reply[1:3]), '', '')[:2]
-      kind = getattr(builtins, name, None)
-      # A test may expect an error; ends of the process are none.
-      if not (isinstance(kind, type) and issubclass(kind, Exception)):
-        kind, text = FailedError, f'{name}: {text}' if text else name
-      raise kind(text)
+      error_type = getattr(builtins, name, None)
+      # A test may expect an error, but not one like SystemExit.
+      if not (isinstance(error_type, type) and issubclass(error_type, Exception)):
+        error_type, text = FailedError, f'{name}: {text}' if text else name
+      raise error_type(text)
     return reply
 
 
 def value_of(answer: Answer) -> Any:
-  """The value of an answer; raises Malformed where it is no encoded value."""
+  """The decoded value of an answer; raises Malformed where it cannot be decoded."""
   try:
     return plain.decode(answer.data)
   except (ValueError, TypeError, OverflowError, ArithmeticError, RecursionError):
@@ -125,7 +125,7 @@ def main(fd: int, scorer: int) -> None:
 
 
 def judge(program: Program, job: dict[str, Any]) -> dict[str, Any]:
-  """status passed, failed or lost; reason; tests: which held; answers of a record."""
+  """The verdict: status (passed, failed or lost), reason, tests, answers of a record."""
   check = job['check']
   verdict: dict[str, Any] = {'status': 'passed', 'reason': '', 'tests': []}
   try:
@@ -140,10 +140,11 @@ def judge(program: Program, job: dict[str, Any]) -> dict[str, Any]:
   except Lost:
     verdict['status'] = 'lost'
   except BaseException as e:
-    name = type(e).__name__
-    hidden = isinstance(e, FailedError | Malformed)
-    text = (str(e) if hidden else f'{name}: {e}' if str(e) else name)[:300]
-    verdict |= {'status': 'failed', 'reason': text}
+    reason = str(e)
+    if not isinstance(e, FailedError | Malformed):
+      name = type(e).__name__
+      reason = f'{name}: {e}' if reason else name
+    verdict |= {'status': 'failed', 'reason': reason[:300]}
   return verdict
 
 
@@ -164,26 +165,29 @@ def run_script(program: Program, check: dict[str, Any]) -> None:
 def compare_all(
   program: Program, check: dict[str, Any], verdict: dict[str, Any]
 ) -> None:
-  """Calls and compares; raises FailedError after the first (or, all asked, last) miss."""
+  """Makes the calls and compares; raises FailedError naming the first failed test.
+
+  Where the check does not stop at it, all calls are made before.
+  """
   compare = Comparison(check['dataset'], check['name'], check['atol'])
-  tests, first = verdict['tests'], None
-  for n, data in enumerate(check['inputs']):
-    args = plain.decode(data)
+  tests, first_failure = verdict['tests'], None
+  for n, encoded in enumerate(check['inputs']):
+    args = plain.decode(encoded)
     try:
       answer = program.call(check['name'], args, seconds=check['seconds'][n])
       expected = plain.decode(check['expected'][n])
-      fits = compare.holds(args, answer, expected, check['types'][n])
+      passed = compare.holds(args, answer, expected, check['types'][n])
       reason = 'a wrong output'
     except Exception as e:
-      text = str(e) if isinstance(e, FailedError) else f'{type(e).__name__}: {e}'
-      fits, reason = False, text
-    tests.append(fits)
-    if not fits and first is None:
-      first = f'test {n}: {reason}'
-    if first and check['stop']:
+      passed = False
+      reason = str(e) if isinstance(e, FailedError) else f'{type(e).__name__}: {e}'
+    tests.append(passed)
+    if not passed and first_failure is None:
+      first_failure = f'test {n}: {reason}'
+    if first_failure and check['stop']:
       break
-  if first:
-    raise FailedError(first)
+  if first_failure:
+    raise FailedError(first_failure)
 
 
 class Comparison:
@@ -194,53 +198,55 @@ class Comparison:
     self.name = name
     self.atol = atol
 
-  def holds(self, args: Sequence, answer: Answer, expected: Any, kind: str) -> bool:
-    """Whether an answer fits; an impossible comparison raises.
+  def holds(
+    self, args: Sequence, answer: Answer, expected: Any, type_name: str
+  ) -> bool:
+    """Whether an answer is right; an impossible comparison raises.
 
-    kind: the type of the expected output, by name.
+    type_name: the type of the expected output.
     """
     out = value_of(answer)
     if self.dataset == 'humaneval' and self.name == 'find_zero':
       return abs(_polynomial(args[0], out)) <= self.atol
-    same = out == expected
+    equal = out == expected
     if self.dataset == 'mbpp':
-      same = self._mbpp(args, answer, out, expected, same)
+      equal = self._mbpp(args, answer, out, expected, equal)
     if self.atol == 0 and _floats(expected):
-      self.atol = ATOL  # and stays so for the problem's later tests
-    if same or self.atol == 0:
-      return bool(same)
-    if answer.type != kind:
+      self.atol = ATOL  # also for the problem's later tests, as in EvalPlus
+    if equal or self.atol == 0:
+      return bool(equal)
+    if answer.type != type_name:
       return False
     if isinstance(expected, list | tuple) and len(out) != len(expected):
       return False
     return _close(out, expected, self.atol)
 
-  def _mbpp(self, args, answer: Answer, out, expected, same: bool) -> bool:
+  def _mbpp(self, args, answer: Answer, out, expected, equal: bool) -> bool:
     """Special oracles by entry point."""
     if self.name == 'are_equivalent':  # Mbpp/164: no right output is known
       return True
     if self.name == 'sum_div':  # Mbpp/295
-      return same or out == 0
+      return equal or out == 0
     if self.name == 'surface_Area':  # Mbpp/581: height up to the apex is right too
-      return same or abs(out - _pyramid(*args)) <= self.atol
+      return equal or abs(out - _pyramid(*args)) <= self.atol
     if self.name == 'digit_distance_nums':  # Mbpp/558: shorter numbers padded
-      return same or out == _digit_distance(*args)
+      return equal or out == _digit_distance(*args)
     if self.name in AS_SETS:
       return set(out) == set(expected)
     if self.name in NOT_NONE:
       is_bool = answer.type == 'bool'
       return out == expected if is_bool else expected == (out is not None)
-    return same
+    return equal
 
 
 def _floats(x: Any) -> bool:
   if isinstance(x, list | tuple) and x:
-    return all(isinstance(i, float) for i in x)
+    return all(isinstance(item, float) for item in x)
   return isinstance(x, float)
 
 
 def _close(out: Any, expected: Any, atol: float) -> bool:
-  """numpy.allclose; numpy is loaded for outputs that are not equal, only."""
+  """numpy.allclose; numpy is imported only where outputs are not plain numbers."""
   if isinstance(out, float | int) and isinstance(expected, float | int):
     if math.isnan(out) or math.isnan(expected):
       return False
@@ -259,7 +265,7 @@ def _polynomial(coefficients: Sequence, x: Any) -> Any:
 
 
 def _pyramid(edge, height) -> int:
-  """Surface of a square pyramid whose height is that of its apex."""
+  """Surface of a square pyramid, its height measured up to the apex."""
   slant = math.sqrt((edge / 2) ** 2 + height**2)
   return round(edge**2 + 4 * (edge * slant) / 2)
 

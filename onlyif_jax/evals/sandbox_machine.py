@@ -1,9 +1,9 @@
-"""What a machine offers to isolate programs with, and what must hold of it.
+"""The ways to isolate programs on a machine, and the probe that checks them.
 
-Modes, the first that holds is taken: `root` (namespaces and an unused uid), `user`
-(namespaces inside a user namespace; as root, of an unused uid), `bwrap` (bubblewrap
-makes them), `uid` (root without namespaces: an unused uid and limits only, if the
-network is allowed).
+Modes, of which the first that holds is used: `root` (namespaces and an unused uid),
+`user` (namespaces inside a user namespace; as root, of an unused uid), `bwrap`
+(namespaces made by bubblewrap), `uid` (root without namespaces: only an unused uid and
+limits, if the network is allowed).
 """
 
 import contextlib
@@ -19,14 +19,14 @@ from typing import Any
 
 from onlyif_jax.config import ConfigError
 
-UIDS = range(60600, 61184)  # which no distribution gives to users or services
+UIDS = range(60600, 61184)  # no distribution gives these to users or services
 _SYSTEM = ('/usr', '/lib', '/lib32', '/lib64', '/bin', '/nix/store')
 _RUN = (
   'import sys; sys.path.insert(0, {harness!r}); '
   'from onlyif_jax.evals.sandbox_{role} import main; '
   'sys.path.remove({harness!r}); main({fds})'
 )
-# Tries, within bounds, what a program must not be able to do.
+# Tries what a program must not be able to do, within bounds.
 PROBE = """
 import ctypes, os, socket, time
 
@@ -86,24 +86,24 @@ class Isolation:
   prefixes: tuple[str, ...] = (sys.base_prefix, sys.prefix)
 
   def command(self, folder: Path, cell: Path) -> list[str]:
-    """The command of a cell, less its settings; folder: its own, empty."""
-    inner = [self.python, '-I', '-S', str(cell)]
+    """The command of a cell without its settings; folder: its own, empty."""
+    interpreter = [self.python, '-I', '-S', str(cell)]
     if self.mode != 'bwrap':
-      return inner
-    words = [self.wrapper, '--unshare-all', '--die-with-parent', '--new-session']
-    words += ['--as-pid-1', '--clearenv', '--uid', '60577', '--gid', '60577']
-    words += ['--cap-drop', 'ALL'] + ['--share-net'] * self.network
-    words += ['--tmpfs', '/tmp']  # first: the interpreter may live below it
+      return interpreter
+    argv = [self.wrapper, '--unshare-all', '--die-with-parent', '--new-session']
+    argv += ['--as-pid-1', '--clearenv', '--uid', '60577', '--gid', '60577']
+    argv += ['--cap-drop', 'ALL'] + ['--share-net'] * self.network
+    argv += ['--tmpfs', '/tmp']  # first: the interpreter may live below it
     for path in (*self._binds(), str(cell.parent)):
-      words += ['--ro-bind', path, path]
+      argv += ['--ro-bind', path, path]
     for path, target in _links().items():
-      words += ['--symlink', target, path]
-    words += ['--proc', '/proc', '--dev', '/dev']
-    words += ['--tmpfs', '/harness', '--remount-ro', '/']
-    return [*words, '--', *inner]
+      argv += ['--symlink', target, path]
+    argv += ['--proc', '/proc', '--dev', '/dev']
+    argv += ['--tmpfs', '/harness', '--remount-ro', '/']
+    return [*argv, '--', *interpreter]
 
   def config(self, folder: Path, role: str, uid: int | None) -> dict[str, Any]:
-    """The cell's settings, less limits and file descriptors."""
+    """The cell's settings without limits and file descriptors."""
     harness, cwd = '/harness', '/tmp'
     if self.mode == 'uid':
       harness, cwd = str(folder / 'harness'), str(folder / 'tmp')
@@ -113,8 +113,8 @@ class Isolation:
     root = folder / 'root'
     root.mkdir()
     fds = '3, 4' if role == 'checker' else '3'
-    text = _RUN.format(harness=harness, role=role, fds=fds)
-    # The checker needs the packages' folder for numpy only, and asks for it then.
+    script = _RUN.format(harness=harness, role=role, fds=fds)
+    # The checker adds the packages' folder itself, only if it needs numpy.
     bare = ['-S'] if role == 'checker' else []
     return {
       'mode': 'inside' if self.mode == 'bwrap' else self.mode,
@@ -125,25 +125,29 @@ class Isolation:
       'links': _links(),
       'harness': harness,
       'cwd': cwd,
-      'command': [self.python, '-s', '-P', *bare, '-c', text],
+      'command': [self.python, '-s', '-P', *bare, '-c', script],
     }
 
   def _binds(self) -> list[str]:
-    """Folders to be seen inside: the system's libraries and the interpreter."""
-    system = [p for p in _SYSTEM if os.path.isdir(p) and not os.path.islink(p)]
-    out: list[str] = []
+    """Folders visible inside: the system's libraries and the interpreter."""
+    system = [
+      folder
+      for folder in _SYSTEM
+      if os.path.isdir(folder) and not os.path.islink(folder)
+    ]
+    binds: list[str] = []
     for path in (*system, *self.prefixes):
-      if not any(path == p or path.startswith(p + '/') for p in out):
-        out.append(path)
-    return out
+      if not any(path == folder or path.startswith(folder + '/') for folder in binds):
+        binds.append(path)
+    return binds
 
 
 def _links() -> Mapping[str, str]:
   return {p: os.readlink(p) for p in _SYSTEM if os.path.islink(p)}
 
 
-def possible(*, allow_network: bool) -> Iterator[Isolation]:
-  """The isolations to try here, the strongest first."""
+def candidates(*, allow_network: bool) -> Iterator[Isolation]:
+  """The isolations to try on this machine, the strongest first."""
   if not sys.platform.startswith('linux'):
     raise ConfigError('generated code is only run on Linux; score the samples there')
   root = os.getuid() == 0
@@ -151,43 +155,43 @@ def possible(*, allow_network: bool) -> Iterator[Isolation]:
   if root:
     yield Isolation('root', allow_network, uids=True)
   yield Isolation('user', allow_network, uids=root)
-  # Under root bubblewrap would run programs as root.
+  # As root, bubblewrap would run programs as root.
   if wrapper and not root:
     yield Isolation('bwrap', allow_network, wrapper=wrapper)
   if root and allow_network:
     yield Isolation('uid', True, uids=True)
 
 
-def missing(found: Mapping[str, Any], isolation: Isolation) -> str:
-  """What the probe got through to although it must not; '' if nothing."""
+def breach(probed: Mapping[str, Any], isolation: Isolation) -> str:
+  """What the probe could do although it must not; '' if nothing."""
   allowed = {'PYTHONHASHSEED', 'OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'LC_CTYPE'}
-  if found['children'] > 9:
-    return f'it started {found["children"]} processes beyond its limit'
-  if found['network'] and not isolation.network:
+  if probed['children'] > 9:
+    return f'it started {probed["children"]} processes beyond its limit'
+  if probed['network'] and not isolation.network:
     return 'it reached a network'
-  if found['root']:
+  if probed['root']:
     return 'it ran as root'
-  if found['shared']:
+  if probed['shared']:
     return 'it got shared memory, which no limit counts'
-  if set(found['environment']) - allowed:
+  if set(probed['environment']) - allowed:
     return 'it saw the environment'
-  if found['parent']:
+  if probed['parent']:
     return "it could read its parent's environment"
-  if found['writes']:
-    return f'it could write to {", ".join(found["writes"])}'
+  if probed['writes']:
+    return f'it could write to {", ".join(probed["writes"])}'
   return ''
 
 
 @contextlib.contextmanager
-def leased(count: int) -> Iterator[Sequence[int]]:
-  """Uids that no user has, no process runs as, and no other sandbox holds."""
-  taken = _running_uids()
+def lease_uids(count: int) -> Iterator[Sequence[int]]:
+  """Holds uids that no user has, no process runs as, and no other sandbox holds."""
+  running = _running_uids()
   with contextlib.ExitStack() as stack:
     uids: list[int] = []
     for uid in UIDS:
       if len(uids) == count:
         break
-      if uid not in taken and not _named(uid) and (lock := _lock(uid)):
+      if uid not in running and not _has_user(uid) and (lock := _lock(uid)):
         stack.enter_context(lock)
         uids.append(uid)
     if len(uids) < count:
@@ -199,7 +203,7 @@ def leased(count: int) -> Iterator[Sequence[int]]:
 
 
 def _lock(uid: int) -> socket.socket | None:
-  """Held as long as the socket is open, also against other processes."""
+  """Locks a uid, also against other processes, as long as the socket is open."""
   lock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
   try:
     lock.bind(f'\0onlyif_jax-sandbox-{uid}')
@@ -209,7 +213,7 @@ def _lock(uid: int) -> socket.socket | None:
   return lock
 
 
-def _named(uid: int) -> bool:
+def _has_user(uid: int) -> bool:
   try:
     pwd.getpwuid(uid)
   except KeyError:
@@ -219,12 +223,12 @@ def _named(uid: int) -> bool:
 
 def _running_uids() -> set[int]:
   """Real, effective, saved and file-system uids of all processes."""
-  out: set[int] = set()
+  uids: set[int] = set()
   for name in os.listdir('/proc'):
     if name.isdigit():
       with contextlib.suppress(OSError), open(f'/proc/{name}/status') as file:
         for line in file:
           if line.startswith('Uid:'):
-            out.update(map(int, line.split()[1:]))
+            uids.update(map(int, line.split()[1:]))
             break
-  return out
+  return uids

@@ -1,8 +1,8 @@
 """Values as plain data: what may pass between a program under test and its checker.
 
-A value crosses as JSON of exact builtin types, so nothing that the program defines (an
-`__eq__` that always agrees, a subclass) takes part in a comparison. Runs inside the
-sandbox: only the standard library, nothing else of this package.
+A value is sent as JSON of exact builtin types, so nothing that the program defines (an
+`__eq__` that always agrees, a subclass) takes part in a comparison. This runs inside the
+sandbox and imports only the standard library.
 """
 
 import decimal
@@ -14,8 +14,8 @@ from typing import Any
 
 DEPTH = 200  # nesting of a value
 NODES = 2_000_000  # parts of a value
-ITEMS = 100_000  # of an iterator; what has more counts as an opaque object
-_SAFE = 2**53  # integers below cross as JSON numbers, others in hexadecimal
+ITEMS = 100_000  # of an iterator; one with more is opaque
+_SAFE = 2**53  # integers below are sent as JSON numbers, others in hexadecimal
 _SEQUENCES = {'l': list, 't': tuple, 's': set, 'z': frozenset}
 _ITERATORS = frozenset(
   ('generator', 'map', 'filter', 'zip', 'enumerate', 'reversed', 'list_iterator')
@@ -25,7 +25,7 @@ _ITERATORS = frozenset(
 
 
 class Opaque:
-  """A value that is no plain data: equal to nothing, not None, true."""
+  """A value that is no plain data: equal to nothing, not None, and true."""
 
   def __init__(self, name: str):
     self.name = name
@@ -48,12 +48,14 @@ def encode(value: Any) -> Any:
 
 
 class _Encoder:
+  """Encodes one value, counting its nodes."""
+
   def __init__(self):
-    self.left = NODES
+    self.remaining = NODES
 
   def encode(self, value: Any, depth: int) -> Any:
-    self.left -= 1
-    if depth < 0 or self.left < 0:
+    self.remaining -= 1
+    if depth < 0 or self.remaining < 0:
       raise ValueError('the value is nested too deeply or too large')
     if value is None or value is True or value is False:
       return value
@@ -75,9 +77,9 @@ class _Encoder:
     return self._collection(value, depth - 1)
 
   def _collection(self, value: Any, depth: int) -> Any:
-    for tag, kind in _SEQUENCES.items():
-      if isinstance(value, kind):
-        return [tag, *(self.encode(v, depth) for v in kind.__iter__(value))]
+    for tag, sequence_type in _SEQUENCES.items():
+      if isinstance(value, sequence_type):
+        return [tag, *(self.encode(v, depth) for v in sequence_type.__iter__(value))]
     if isinstance(value, dict):
       pairs = dict.items(value)
       return [
@@ -141,7 +143,7 @@ def _scalar(tag: str, parts: list) -> Any:
 
 
 def has_opaque(data: Any) -> bool:
-  """Whether encoded data stands for something that is no plain data."""
+  """Whether encoded data has a value that is no plain data, or an iterator or view."""
   if not isinstance(data, list) or not data:
     return False
   if data[0] == 'd':
@@ -158,7 +160,7 @@ def send(fd: int, message: Any) -> None:
 
 
 def receive(fd: int, limit: int) -> Any:
-  """One message; EOFError at the end, ValueError if larger than limit or no JSON."""
+  """Reads one message; EOFError at the end, ValueError if too large or no JSON."""
   (size,) = struct.unpack('>Q', _exactly(fd, 8))
   if size > limit:
     raise ValueError(f'a message of {size:,} bytes; at most {limit:,} are read')

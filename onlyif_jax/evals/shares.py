@@ -1,4 +1,4 @@
-"""Shares of right answers, with their intervals."""
+"""Shares of right answers, with 95 % intervals."""
 
 import math
 
@@ -8,17 +8,17 @@ Z = 1.96  # standard errors on either side of a 95 % interval
 
 
 def interval(right_N: np.ndarray, count_N: np.ndarray) -> dict[str, float]:
-  """Share of right ones, with Wilson's 95 % interval over problems.
+  """The share of right answers, with Wilson's 95 % interval over problems.
 
-  right_N of count_N answers (or instructions) of each problem, which count as one
-  observation together: the interval is never too narrow, nor empty at 0 or 1.
+  Problem n has right_N[n] of count_N[n] answers (or instructions) right and counts as
+  one observation: the interval is never too narrow, and not empty at 0 or 1.
   """
   value = float(right_N.sum() / count_N.sum())
   return {'value': value, **wilson(value, len(right_N))}
 
 
 def wilson(value: float, n: int) -> dict[str, float]:
-  """The ends of a share's interval, of n observations."""
+  """Wilson's 95 % interval of a share of n observations."""
   shrink = 1 + Z**2 / n
   middle = (value + Z**2 / (2 * n)) / shrink
   half = Z * math.sqrt(value * (1 - value) / n + (Z / (2 * n)) ** 2) / shrink

@@ -1,9 +1,9 @@
-"""Whether two expressions are equal in value: the same answer, written differently.
+"""Whether two expressions are equal in value, however they are written.
 
-Both are read as text with full parentheses (`tasks.expressions`) and evaluated in
-float64 at eight random points. A point at which either side is not finite (a negative
-logarithm, a division by zero, an overflow) is a domain error: the pair then counts as
-unequal and is counted apart, even if the texts are the same. No jax here.
+Both are texts with full parentheses (`tasks.expressions`), evaluated in float64 at eight
+random points. Where either side is not finite at a point (a negative logarithm, a
+division by zero, an overflow), the verdict is a domain error, even if the texts are the
+same. No jax here.
 """
 
 import enum
@@ -33,7 +33,7 @@ _UNARY = {
 
 
 class Verdict(enum.StrEnum):
-  """What the comparison of an output with the expected expression gave."""
+  """The result of comparing an output with the expected expression."""
 
   EQUAL = 'equal'
   UNEQUAL = 'unequal'
@@ -53,23 +53,23 @@ def compare(expected: str, got: str, seed: int = 0) -> Verdict:
     LOW, HIGH, (len(expressions.VARIABLES), POINTS)
   )
   values = dict(zip(expressions.VARIABLES, points, strict=True))
-  want = evaluate(expressions.parse(expected), values)
+  expected_values = evaluate(expressions.parse(expected), values)
   try:
     tree = expressions.parse(got)
   except ValueError:
     return Verdict.MALFORMED
-  have = evaluate(tree, values)
-  if not (np.isfinite(want) & np.isfinite(have)).all():
+  got_values = evaluate(tree, values)
+  if not (np.isfinite(expected_values) & np.isfinite(got_values)).all():
     return Verdict.DOMAIN
-  scale = np.maximum(1, np.maximum(abs(want), abs(have)))
-  close = abs(want - have) <= TOLERANCE * scale
+  scale = np.maximum(1, np.maximum(abs(expected_values), abs(got_values)))
+  close = abs(expected_values - got_values) <= TOLERANCE * scale
   return Verdict.EQUAL if close.all() else Verdict.UNEQUAL
 
 
 def evaluate(tree, values: dict[str, np.ndarray]) -> np.ndarray:
-  """A parsed expression at points, one value for each; not finite beyond its domain.
+  """Values of a parsed expression at points; nan outside its domain.
 
-  An infinity on the way is a domain error, also where the end is finite (1/(1/0)).
+  An intermediate infinity is a domain error, even if the result is finite (1/(1/0)).
   """
   with np.errstate(all='ignore'):
     return _evaluate(tree, values)
@@ -78,22 +78,22 @@ def evaluate(tree, values: dict[str, np.ndarray]) -> np.ndarray:
 def _evaluate(tree, values) -> np.ndarray:
   if isinstance(tree, str):
     return np.full(POINTS, float(tree)) if tree.isdigit() else values[tree]
-  head, *below = tree
-  operands = [_evaluate(t, values) for t in below]
-  function = _UNARY[head] if len(operands) == 1 else _BINARY[head]
+  operator, *subtrees = tree
+  operands = [_evaluate(t, values) for t in subtrees]
+  function = _UNARY[operator] if len(operands) == 1 else _BINARY[operator]
   value = function(*operands)
   return np.where(np.isfinite(value), value, np.nan)
 
 
 def tally(pairs) -> dict[str, int]:
-  """Counts of the verdicts on (expected, got) pairs, of the pairs and of same texts.
+  """Counts of (expected, got) pairs, of identical texts, and of each verdict.
 
   >>> tally([('(x+y)', '(y+x)'), ('(x+y)', '(x+y)'), ('x', 'y')])
   {'pairs': 3, 'identical': 1, 'equal': 2, 'unequal': 1, 'domain': 0, 'malformed': 0}
   """
-  out = {'pairs': 0, 'identical': 0} | {str(v): 0 for v in Verdict}
+  counts = {'pairs': 0, 'identical': 0} | {str(v): 0 for v in Verdict}
   for expected, got in pairs:
-    out['pairs'] += 1
-    out['identical'] += expected == got
-    out[str(compare(expected, got))] += 1
-  return out
+    counts['pairs'] += 1
+    counts['identical'] += expected == got
+    counts[str(compare(expected, got))] += 1
+  return counts

@@ -28,26 +28,28 @@ def generate(
 ) -> int:
   """Writes the answers to all questions to a file; returns how many.
 
-  What the answerer's book has is not generated again. A prompt that the model cannot
-  read in full is answered by nothing, as vLLM does. Raises ConfigError where the
-  tokenizer lacks the template.
+  Answers in the answerer's book are not generated again. A prompt that is too long for
+  the model gets an empty answer, as in vLLM. Raises ConfigError where the tokenizer
+  lacks the template.
   """
-  asked = question_set.questions
-  ids = [ask(benchmark, question, answerer.tokenizer) for question in asked]
+  questions = question_set.questions
+  prompt_ids = [ask(benchmark, question, answerer.tokenizer) for question in questions]
   longest = answerer.longest
-  fitting = [n for n, own in enumerate(ids) if len(own) < longest]
-  texts = [''] * len(ids)
-  found = answerer.continuations([ids[n] for n in fitting], decoding(benchmark))
-  for n, answer in zip(fitting, found, strict=True):
+  fitting = [n for n, ids in enumerate(prompt_ids) if len(ids) < longest]
+  answers = answerer.continuations(
+    [prompt_ids[n] for n in fitting], decoding(benchmark)
+  )
+  texts = [''] * len(questions)
+  for n, answer in zip(fitting, answers, strict=True):
     texts[n] = postprocess.extract(answer.text, benchmark.extract)
-  write(path, [question.task_id for question in asked], texts)
+  write(path, [question.task_id for question in questions], texts)
   return len(texts)
 
 
 def write(
   path: str | os.PathLike, task_ids: Sequence[str], texts: Sequence[str]
 ) -> None:
-  """Writes answers; whole or not at all: a killed evaluation leaves no part of a file."""
+  """Writes answers atomically: a killed evaluation leaves no partial file."""
   lines = [
     json.dumps({'task_id': task_id, 'answer': text}) + '\n'
     for task_id, text in zip(task_ids, texts, strict=True)
@@ -59,33 +61,38 @@ def write(
 
 def decoding(benchmark: Benchmark) -> Decoding:
   """How a benchmark's answers are generated."""
-  own = benchmark.decoding
-  if own is None:
+  settings = benchmark.decoding
+  if settings is None:
     raise ConfigError('a benchmark with questions needs decoding; see protocols.yaml')
-  sampling = Sampling(own.temperature, own.top_p)
-  return Decoding(own.max_new_tokens, postprocess.stops(benchmark.stops), sampling)
+  sampling = Sampling(settings.temperature, settings.top_p)
+  return Decoding(settings.max_new_tokens, postprocess.stops(benchmark.stops), sampling)
 
 
 def ask(benchmark: Benchmark, question: Question, tokenizer: Tokenizer) -> list[int]:
   """The ids that a model continues.
 
-  Where a template refuses a system turn, its text goes before the first question.
+  Where the template refuses a system turn, its text goes before the first question.
   """
-  own = turns(benchmark, question)
-  name = 'plain' if benchmark.template == 'none' else benchmark.template
+  conversation = turns(benchmark, question)
+  template = 'plain' if benchmark.template == 'none' else benchmark.template
   if benchmark.system:
     try:
-      return prompts.question(name, (Turn('system', benchmark.system), *own), tokenizer)
+      return prompts.question(
+        template, (Turn('system', benchmark.system), *conversation), tokenizer
+      )
     except ConfigError:
-      own = [Turn('user', benchmark.system + own[0].text), *own[1:]]
-  ids = prompts.question(name, tuple(own), tokenizer)
+      conversation = [
+        Turn('user', benchmark.system + conversation[0].text),
+        *conversation[1:],
+      ]
+  ids = prompts.question(template, tuple(conversation), tokenizer)
   if not benchmark.prefill:
     return ids
   return ids + tokenizer.encode(benchmark.prefill, continues=True)
 
 
 def turns(benchmark: Benchmark, question: Question) -> list[Turn]:
-  """The conversation, worked examples first, without a system turn."""
+  """The conversation without its system turn, worked examples first."""
   shots = question.shots[: benchmark.shots]
   if len(shots) < benchmark.shots:
     raise ConfigError(
@@ -94,19 +101,21 @@ def turns(benchmark: Benchmark, question: Question) -> list[Turn]:
     )
   if benchmark.shots_as_turns:
     pairs = [*((shot.text, shot.answer) for shot in shots), (question.text, '')]
-    out = []
+    conversation = []
     for n, (text, answer) in enumerate(pairs):
-      out.append(Turn('user', text if n else _filled(benchmark, question, text)))
-      out.append(Turn('assistant', answer))
-    return out[:-1]
+      conversation.append(
+        Turn('user', text if n else _filled(benchmark, question, text))
+      )
+      conversation.append(Turn('assistant', answer))
+    return conversation[:-1]
   return [Turn('user', _filled(benchmark, question, question.text, shots))]
 
 
 def _filled(
   benchmark: Benchmark, question: Question, text: str, shots: Sequence = ()
 ) -> str:
-  """The prompt of a benchmark with a question's fields."""
-  shown = ''.join(
+  """The benchmark's prompt, filled with a question's fields."""
+  examples = ''.join(
     benchmark.shot.format(prompt=shot.text, answer=shot.answer) for shot in shots
   )
-  return benchmark.prompt.format(prompt=text, head=question.head, shots=shown)
+  return benchmark.prompt.format(prompt=text, head=question.head, shots=examples)

@@ -1,8 +1,8 @@
 """Scores a file of answers to questions offline, any number of times.
 
-A folder of scores holds what was judged line by line, so a scoring that was killed goes
-on where it stopped. Programs in answers run in the sandbox, and so does what compares
-answers as mathematics, since sympy evaluates what it reads.
+Every verdict is written at once, so a scoring that was killed resumes where it stopped.
+Programs in answers run in the sandbox, and so do mathematical comparisons, since sympy
+evaluates what it parses.
 """
 
 import csv
@@ -31,18 +31,17 @@ SANDBOXED = ('boxed', 'printed')  # need the sandbox and _PACKAGES
 _PACKAGES = ('sympy', 'pylatexenc', 'antlr4-python3-runtime')
 _MODULES = ('latex_forms', 'latex_answers', 'typed_answers')
 _COLUMNS = ('task_id', 'samples', 'correct')
-CHUNK = 64  # comparisons in a cell, which takes a second to read sympy
-_STEPS = 10  # at most, of a comparison
-_SHOWN = 1 << 20  # bytes of what a program prints that are compared
-# Only what is printed counts, not warnings; `exec`, as a program may begin with
-# `from __future__`.
-_ALONE = """
+CHUNK = 64  # comparisons in a cell, which takes a second to import sympy
+_STEPS = 10  # the most steps of a comparison
+_OUTPUT_BYTES = 1 << 20  # bytes of what a program prints that are compared
+# Only stdout counts; `exec`, since a program may begin with `from __future__`.
+_PROGRAM_WRAPPER = """
 import io, sys
 sys.stderr = io.StringIO()
 exec(compile({text!r}, 'answer.py', 'exec'))
 """
-# Modules of texts, and one function; both kinds of comparison.
-_JUDGE = """
+# Loads the comparing modules from their texts and defines one function.
+_COMPARISON = """
 import logging, sys, types
 logging.disable(logging.CRITICAL)
 for name, text in {modules!r}:
@@ -70,33 +69,35 @@ def prepare() -> dict[str, str]:
 
 
 def read_answers(path: str | os.PathLike) -> dict[str, str]:
-  """task_id -> answer of a file; raises ConfigError naming the line that is wrong."""
+  """task_id -> answer; raises ConfigError naming a malformed line."""
   try:
     text = Path(path).read_text(encoding='utf-8')
   except (OSError, UnicodeDecodeError) as e:
     reason = getattr(e, 'strerror', None) or 'no UTF-8'
     raise ConfigError(f'{path} cannot be read ({reason}); generate samples') from None
-  found: dict[str, str] = {}
+  answers: dict[str, str] = {}
   for n, line in enumerate(text.split('\n'), start=1):
     if not line.strip():
       continue
     try:
       row = json.loads(line)
-      name, answer = row['task_id'], row['answer']
-      good = isinstance(name, str) and isinstance(answer, str) and name not in found
+      task_id, answer = row['task_id'], row['answer']
+      valid = (
+        isinstance(task_id, str) and isinstance(answer, str) and task_id not in answers
+      )
     except (ValueError, KeyError, TypeError):
-      good = False
-    if not good:
+      valid = False
+    if not valid:
       raise ConfigError(
         f'{path}: line {n} is no sample; each line is a JSON object with a task_id of '
         'its own and answer'
       )
-    found[name] = answer
-  return found
+    answers[task_id] = answer
+  return answers
 
 
 def answers_of(samples: str | os.PathLike, task_ids: Sequence[str]) -> dict[str, str]:
-  """As `read_answers`; ConfigError where one of these task_ids has no answer."""
+  """`read_answers`; raises ConfigError where one of these task_ids has no answer."""
   answers = read_answers(samples)
   missing = set(task_ids) - set(answers)
   if missing:
@@ -118,13 +119,12 @@ def score(
   workers: int = 1,
   allow_network: bool = False,
 ) -> dict[str, bool]:
-  """task_id -> whether the answer is right, of a file of answers.
+  """Judges a file of answers: task_id -> whether its answer is right.
 
-  Writes judged.json and problems.csv into a folder.
-
-  scorer: one of SCORERS. times: CPU seconds, `least` of a step of a comparison, `most`
-  of a program. origin: protocol and its hash, hashes of model and adapter, seed. A
-  folder that holds verdicts of others is refused.
+  Writes judged.json and problems.csv into a folder. scorer: one of SCORERS. times: CPU
+  seconds, `least` of a step of a comparison, `most` of a program. origin: the protocol
+  and its hash, hashes of model and adapter, the seed. A folder with verdicts of another
+  origin is refused.
   """
   times = times or Times()
   answers = answers_of(samples, [q.task_id for q in question_set.questions])
@@ -139,33 +139,34 @@ def score(
     right = run.judge(question_set.questions, answers, programs=scorer == 'printed')
   else:
     folder.mkdir(parents=True, exist_ok=True)
-    holds = _TEXT[scorer]
+    matches = _TEXT[scorer]
     right = {
-      q.task_id: holds(answers[q.task_id], q.reference) for q in question_set.questions
+      q.task_id: matches(answers[q.task_id], q.reference)
+      for q in question_set.questions
     }
   digest = hashlib.sha256(Path(samples).read_bytes()).hexdigest()
-  told = header | {'questions': question_set.about, 'samples_sha256': digest}
-  told |= {'accuracy': sum(right.values()) / len(right)}
-  (folder / 'judged.json').write_text(json.dumps(told, indent=1) + '\n')
+  summary = header | {'questions': question_set.about, 'samples_sha256': digest}
+  summary |= {'accuracy': sum(right.values()) / len(right)}
+  (folder / 'judged.json').write_text(json.dumps(summary, indent=1) + '\n')
   write_problems(folder, right)
   return right
 
 
 def write_problems(folder: Path, right: Mapping[str, bool]) -> None:
-  """Writes problems.csv, a row for each task_id with one sample, right or not."""
+  """Writes problems.csv: a row for each task_id, with one sample, right or not."""
   with open(folder / 'problems.csv', 'w', newline='', encoding='utf-8') as file:
     writer = csv.writer(file)
     writer.writerow(_COLUMNS)
-    writer.writerows((name, 1, int(good)) for name, good in right.items())
+    writer.writerows((name, 1, int(correct)) for name, correct in right.items())
 
 
 def contains(answer: str, reference: str) -> bool:
-  """Whether the reference stands anywhere in the answer, up to a further question."""
+  """Whether the reference occurs in the answer, before any further question."""
   return reference.strip() in answer.lstrip().split('Q:')[0].strip()
 
 
 def first_letter(answer: str, reference: str) -> bool:
-  """Whether the answer, a token, is the letter of the right choice."""
+  """Whether the answer, one token, is the letter of the right choice."""
   return answer.strip() == reference
 
 
@@ -176,16 +177,18 @@ _TEXT: Mapping[str, Callable[[str, str], bool]] = {
 
 
 def program(answer: str) -> str | None:
-  """What runs of an answer: its last block, printing its last line; None without one.
+  """The program in an answer, made to print its last line; None where there is none.
 
-  As the Eurus suite has it: each block is a program of its own and the last one counts,
-  <execute> after ```python after ```bash, which is no Python. Blocks must be closed.
+  As in the Eurus suite, the last closed block counts: of <execute> before ```python
+  before ```bash, which is no Python and so fails.
   """
-  shell = [x for x in re.findall(r'```bash(.*?)```', answer, re.S) if '!' not in x]
+  shell_blocks = [
+    x for x in re.findall(r'```bash(.*?)```', answer, re.S) if '!' not in x
+  ]
   blocks = re.findall(r'```python(.*?)```', answer, re.S)
   blocks += re.findall(r'<execute>(.*?)</execute>', answer, re.S)
   if not blocks:
-    return '!' if shell else None
+    return '!' if shell_blocks else None
   lines = blocks[-1].strip().split('\n')
   if 'print(' not in lines[-1]:
     lines[-1] = f'print({lines[-1]})'
@@ -194,6 +197,8 @@ def program(answer: str) -> str | None:
 
 @dataclasses.dataclass(frozen=True)
 class _Scoring:
+  """Judges answers in the sandbox and keeps the verdicts."""
+
   book: Verdicts
   times: Times
   workers: int
@@ -206,82 +211,89 @@ class _Scoring:
     *,
     programs: bool,
   ) -> dict[str, bool]:
-    """The verdict on every question; what the book has is not judged again."""
+    """The verdict on every question; those in the book are not judged again."""
     texts = dict(answers)
     if programs:
       texts |= self._printed(questions, answers)
-    todo: dict[tuple[str, ...], tuple[str, Question]] = {}
+    pending: dict[tuple[str, ...], tuple[str, Question]] = {}
     keys = {}
     for question in questions:
       answer = _final(texts[question.task_id], question, programs=programs)
       keys[question.task_id] = key = _key('equal', question.task_id, answer)
       if key in self.book.lines:
         continue
-      plain = not question.kind
-      if plain and latex_forms.same_form(answer, question.reference):
+      if not question.kind and latex_forms.same_form(answer, question.reference):
         self.book.judge(key, right=True)
-      elif answer:
-        todo[key] = answer, question
-      else:
+      elif not answer:
         self.book.judge(key, right=False)
-    self._compare(todo)
-    return {name: bool(self.book.lines[key]['right']) for name, key in keys.items()}
+      else:
+        pending[key] = answer, question
+    self._compare(pending)
+    return {id_: bool(self.book.lines[key]['right']) for id_, key in keys.items()}
 
   def _printed(self, questions, answers) -> dict[str, str]:
-    """What the programs in answers print; '' of those that fail."""
-    found = {q.task_id: program(answers[q.task_id]) for q in questions}
-    texts = {name: text for name, text in found.items() if text is not None}
-    keys = {name: _key('printed', name, text) for name, text in texts.items()}
-    todo = [name for name, key in keys.items() if key not in self.book.lines]
+    """What the programs in answers print, by task_id; '' where one fails.
+
+    Answers without a program are left out.
+    """
+    texts: dict[str, str] = {}
+    for question in questions:
+      text = program(answers[question.task_id])
+      if text is not None:
+        texts[question.task_id] = text
+    keys = {task_id: _key('printed', task_id, text) for task_id, text in texts.items()}
+    pending = [task_id for task_id, key in keys.items() if key not in self.book.lines]
     # One second more for the interpreter's start.
     limits = Limits(
       cpu_seconds=self.times.most + 1.0,
       wall_seconds=20 * (self.times.most + 1.0),
       memory_mb=self.times.memory_mb,
-      head_bytes=_SHOWN,
+      head_bytes=_OUTPUT_BYTES,
     )
-    jobs = (Job(_ALONE.format(text=texts[name]), None, limits) for name in todo)
+    jobs = (
+      Job(_PROGRAM_WRAPPER.format(text=texts[task_id]), None, limits)
+      for task_id in pending
+    )
     outcomes = sandbox.run_all(jobs, self.workers, self.isolation)
-    for name, outcome in zip(todo, outcomes, strict=True):
-      ended = outcome.status == Status.ENDED
-      output = outcome.output.strip() if ended else ''
-      self.book.judge(keys[name], output=output, reason=outcome.reason)
-    return {name: self.book.lines[key]['output'] for name, key in keys.items()}
+    for task_id, outcome in zip(pending, outcomes, strict=True):
+      output = outcome.output.strip() if outcome.status == Status.ENDED else ''
+      self.book.judge(keys[task_id], output=output, reason=outcome.reason)
+    return {task_id: self.book.lines[key]['output'] for task_id, key in keys.items()}
 
-  def _compare(self, todo: Mapping[tuple[str, ...], tuple[str, Question]]) -> None:
-    """Judges in cells; a comparison that ends its cell is found by halving."""
-    if not todo:
+  def _compare(self, pending: Mapping[tuple[str, ...], tuple[str, Question]]) -> None:
+    """Judges in cells; where a cell fails, halving finds the comparison at fault."""
+    if not pending:
       return
-    names = list(todo)
-    pending = [names[n : n + CHUNK] for n in range(0, len(names), CHUNK)]
+    keys = list(pending)
+    batches = [keys[n : n + CHUNK] for n in range(0, len(keys), CHUNK)]
     _probe(self.isolation)
-    while pending:
-      jobs = (_job([todo[name] for name in own], self.times) for own in pending)
+    while batches:
+      jobs = (_job([pending[key] for key in batch], self.times) for batch in batches)
       outcomes = sandbox.run_all(jobs, self.workers, self.isolation)
-      again = []
-      for own, outcome in zip(pending, outcomes, strict=True):
+      halves = []
+      for batch, outcome in zip(batches, outcomes, strict=True):
         if outcome.status == Status.PASSED:
-          for name, (right, *_) in zip(own, outcome.answers, strict=True):
-            self.book.judge(name, right=plain.decode(right) is True)
-        elif len(own) == 1:
-          self.book.judge(own[0], right=False, reason=outcome.reason)
+          for key, (right, *_) in zip(batch, outcome.answers, strict=True):
+            self.book.judge(key, right=plain.decode(right) is True)
+        elif len(batch) == 1:
+          self.book.judge(batch[0], right=False, reason=outcome.reason)
         else:
-          again += [own[: len(own) // 2], own[len(own) // 2 :]]
-      pending = again
+          halves += [batch[: len(batch) // 2], batch[len(batch) // 2 :]]
+      batches = halves
 
 
 def _job(pairs: Sequence[tuple[str, Question]], times: Times) -> Job:
-  """Compares answers with the references of questions, all in one cell."""
-  seconds = times.least
+  """The job that compares answers with their questions' references, in one cell."""
+  step_seconds = times.least
   inputs = [
-    plain.encode([answer, question.reference, question.kind, seconds])
+    plain.encode([answer, question.reference, question.kind, step_seconds])
     for answer, question in pairs
   ]
-  most = 60.0 + _STEPS * seconds * len(pairs)
+  cpu_seconds = 60.0 + _STEPS * step_seconds * len(pairs)
   limits = Limits(
-    cpu_seconds=most,
-    call_seconds=_STEPS * seconds,
-    wall_seconds=20 * most,
+    cpu_seconds=cpu_seconds,
+    call_seconds=_STEPS * step_seconds,
+    wall_seconds=20 * cpu_seconds,
     memory_mb=times.memory_mb,
   )
   warm = not all(question.kind for _, question in pairs)
@@ -290,11 +302,11 @@ def _job(pairs: Sequence[tuple[str, Question]], times: Times) -> Job:
 
 @functools.cache
 def _probe(isolation: Isolation) -> None:
-  """Raises ConfigError where a cell cannot compare, rather than judge all wrong."""
+  """Raises ConfigError where cells cannot compare; else every answer would be wrong."""
   half = Question('', '', r'\frac{1}{2}')
   (outcome,) = sandbox.run_all([_job([(r'\sqrt{0.25}', half)], Times())], 1, isolation)
-  held = outcome.status == Status.PASSED
-  if not held or plain.decode(outcome.answers[0][0]) is not True:
+  passed = outcome.status == Status.PASSED
+  if not passed or plain.decode(outcome.answers[0][0]) is not True:
     raise ConfigError(
       f'the sandbox cannot compare answers ({outcome.reason or "1/2 is not 0.5"}); '
       f'install {", ".join(_PACKAGES)} into this environment'
@@ -303,16 +315,19 @@ def _probe(isolation: Isolation) -> None:
 
 @functools.cache
 def _judge(warm: bool) -> str:
+  """The program that compares in a cell; warm: LaTeX is among the answers."""
   folder = Path(__file__).parent
   modules = [(name, (folder / f'{name}.py').read_text('utf-8')) for name in _MODULES]
-  return _JUDGE.format(modules=modules, warm=warm)
+  return _COMPARISON.format(modules=modules, warm=warm)
 
 
 def _final(text: str, question: Question, *, programs: bool) -> str:
-  """What is compared of an answer, or of what its program printed."""
-  if question.kind:
-    return (typed_answers.printed if programs else typed_answers.said)(text)
-  return latex_forms.final_answer(text)
+  """The final answer in a text, or in the output of its program."""
+  if not question.kind:
+    return latex_forms.final_answer(text)
+  if programs:
+    return typed_answers.printed_answer(text)
+  return typed_answers.stated_answer(text)
 
 
 def _key(kind: str, task_id: str, text: str) -> tuple[str, ...]:

@@ -1,10 +1,11 @@
 """Answers of TheoremQA: a number, a list of numbers, a truth value or an option.
 
-As the Eurus suite judges them (its Math/theorem_qa/util.py, 2024-09-18): an answer is
-evaluated as a Python expression, so `equal` is for sandboxes; of names and attributes
-only those listed here, so that no answer reaches what judges the next one. A number given with a
-fraction may be off by 4 %, a whole one is met when rounded. Powers as 10^3 never count:
-the suite turns them into a call of `math`, which it does not import.
+As judged by the Eurus suite (its Math/theorem_qa/util.py, 2024-09-18): an answer is
+evaluated as a Python expression, so `equal` may only run in the sandbox. It may use only
+the names and attributes listed here, so that no answer can change how later ones are
+judged. A number may be off by 4 % where the reference is a float, else it is rounded.
+Powers like 10^3 never count: the suite turns them into calls of `math`, which it does
+not import.
 """
 
 import ast
@@ -20,7 +21,7 @@ KINDS = ('bool', 'option', 'Option', 'integer', 'float') + (
   'list of float',
 )
 _NUMBER = r'[-+]?(?:[\d,]*\.*\d+)'
-_UNITS = (  # a number with something before or behind; group 1 is kept
+_UNITS = (  # a number with other text before or after it; group 1 is kept
   rf'({_NUMBER}) [^0-9 ]+$',
   rf'[^0-9 ]+ ({_NUMBER})$',
   rf'({_NUMBER})[^\d]{{1,2}}$',
@@ -28,13 +29,13 @@ _UNITS = (  # a number with something before or behind; group 1 is kept
 )
 _COMMAS = re.compile(r'^[-+]?(\d{1,3}(,\d{3})*|(\d+))(\.\d+)?$')
 _UNSAFE = re.compile(r'__|[\'"@;]|\blambda\b')
-_SPREAD = 0.04  # of a number with a fraction
-_HARMLESS = (
+_TOLERANCE = 0.04  # relative, where the reference is a float
+_BUILTINS = (
   *(abs, bool, complex, dict, divmod, enumerate, float, int, len, list, max, min),
   *(pow, range, reversed, round, set, sorted, str, sum, tuple, zip),
 )
 
-# Of numpy; nothing that holds or changes more than its arguments.
+# Names of numpy; none gives access to more than its arguments.
 _NUMPY = frozenset(
   ('abs', 'arange', 'arccos', 'arccosh', 'arcsin', 'arcsinh', 'arctan', 'arctan2')
   + ('arctanh', 'array', 'cbrt', 'ceil', 'cos', 'cosh', 'cross', 'cumsum', 'deg2rad')
@@ -44,18 +45,18 @@ _NUMPY = frozenset(
 )
 
 
-def said(text: str) -> str:
-  """The answer of a text: behind `Answer:`, in the last box of that."""
+def stated_answer(text: str) -> str:
+  """The answer in a text: what follows `Answer:`, or the last box in it."""
   for marker in ('answer:\n', 'answer: '):
-    at = text.lower().rfind(marker)
-    text = text[at + len(marker) :].strip() if at >= 0 else text
+    start = text.lower().rfind(marker)
+    text = text[start + len(marker) :].strip() if start >= 0 else text
   return last_boxed(text) or text
 
 
-def printed(text: str) -> str:
-  """The answer in what a program printed: the end of its last line.
+def printed_answer(text: str) -> str:
+  """The answer in a program's output: the end of its last line.
 
-  >>> printed('n = 3\\nThe area is 4.5 cm.')
+  >>> printed_answer('n = 3\\nThe area is 4.5 cm.')
   '4.5 cm'
   """
   words: list[str] = []
@@ -67,7 +68,7 @@ def printed(text: str) -> str:
 
 
 def equal(answer: str, reference: Any, kind: str) -> bool:
-  """Whether an answer meets a reference of one of KINDS."""
+  """Whether an answer equals a reference of one of KINDS."""
   try:
     value = value_of(answer)
     if isinstance(value, list) and kind.startswith('list'):
@@ -76,34 +77,35 @@ def equal(answer: str, reference: Any, kind: str) -> bool:
       plain = isinstance(value, str | int | float | list)
       return plain and (value == f'({reference})' or value == reference)
     return kind in ('integer', 'float') and _close(value, reference)
-  except Exception:  # of what a text evaluates to: nan, an empty tuple
+  except Exception:  # the text may evaluate to nan or an empty tuple
     return False
 
 
-def _close(value: Any, wanted: Any) -> bool:
+def _close(value: Any, reference: Any) -> bool:
   if not isinstance(value, int | float):
     return False
-  if isinstance(wanted, float):
-    return abs(value - wanted) <= abs(wanted) * _SPREAD or value == wanted
-  return round(value) == wanted
+  if isinstance(reference, float):
+    return abs(value - reference) <= abs(reference) * _TOLERANCE or value == reference
+  return round(value) == reference
 
 
-def _all_close(values: list, wanted: list) -> bool:
-  """In any order."""
-  if len(values) != len(wanted) or not all(isinstance(v, int | float) for v in values):
+def _all_close(values: list, references: list) -> bool:
+  """Whether all are close, in any order."""
+  numbers = all(isinstance(value, int | float) for value in values)
+  if len(values) != len(references) or not numbers:
     return False
-  pairs = zip(sorted(values), sorted(wanted), strict=True)
-  return all(_close(value, other) for value, other in pairs)
+  pairs = zip(sorted(values), sorted(references), strict=True)
+  return all(_close(value, reference) for value, reference in pairs)
 
 
 def value_of(answer: str) -> Any:
-  """What an answer stands for; None for one that is no Python expression."""
+  """The value of an answer; None where it is no Python expression."""
   text = _cleaned(answer)
   for option in 'abcd':
     if f'{option})' in text or f'{option} )' in text or text.lower().strip() == option:
       text = f'({option})'
-  if found := re.search(r'\([a-d]\)', text):
-    return found.group(0)
+  if match := re.search(r'\([a-d]\)', text):
+    return match.group(0)
   value: Any = _evaluated(text) if text else None
   if isinstance(value, set | tuple):
     values: list[Any] = list(value)
@@ -118,7 +120,7 @@ def value_of(answer: str) -> Any:
 
 
 def _cleaned(text: str) -> str:
-  """Without what stands around a value: equations, signs, units."""
+  """Drops what surrounds a value: equations, signs, units."""
   for sign in '=≈':
     text = text.split(sign)[-1].strip() if sign in text else text
   for sign in '`$°':
@@ -132,12 +134,12 @@ def _cleaned(text: str) -> str:
   if 'approximately' in text:
     text = text.replace('approximately', '').strip()
   text = text.split(' or ')[0]
-  for form in _UNITS:
-    found = re.match(form, text)
-    text = found.group(1) if found else text
+  for pattern in _UNITS:
+    match = re.match(pattern, text)
+    text = match.group(1) if match else text
   text = re.sub(r'10\^(-?\d+)', r'math.pow(10, \1)', text)
-  for times in (' x ', ' \u00d7 '):
-    text = text.replace(times, '*')
+  for sign in (' x ', ' \u00d7 '):
+    text = text.replace(sign, '*')
   return text.replace(',', '') if _COMMAS.match(text) else text
 
 
@@ -146,9 +148,9 @@ def _evaluated(text: str) -> Any:
     return None
   with contextlib.suppress(Exception):
     return ast.literal_eval(text)
-  if not _is_plain(text):
+  if not _is_safe(text):
     return None
-  names: dict[str, Any] = {f.__name__: f for f in _HARMLESS}
+  names: dict[str, Any] = {f.__name__: f for f in _BUILTINS}
   names = {'__builtins__': names}
   if re.search(r'\bnp\b', text):
     import numpy as np
@@ -163,19 +165,21 @@ def _evaluated(text: str) -> Any:
   return None
 
 
-def _is_plain(text: str) -> bool:
-  """Whether all attributes of an expression are listed ones of numpy.
+def _is_safe(text: str) -> bool:
+  """Whether all attributes in an expression are listed names of numpy.
 
   Others lead from a value to its type, module or frame, and so to the judge itself.
   """
   try:
     tree = ast.parse(text.strip(), mode='eval')
-  except Exception:  # also of what is nested too deeply
+  except Exception:  # also for too deep nesting
     return False
-  uses = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
+  attributes = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
   return all(
-    isinstance(use.value, ast.Name) and use.value.id == 'np' and use.attr in _NUMPY
-    for use in uses
+    isinstance(attribute.value, ast.Name)
+    and attribute.value.id == 'np'
+    and attribute.attr in _NUMPY
+    for attribute in attributes
   )
 
 

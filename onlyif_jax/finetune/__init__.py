@@ -1,7 +1,7 @@
 """Fine-tuning of pretrained models: rows of a config -> base, data, training, answers.
 
-Reading order: tuning_config -> rows -> symbolic, mixed -> base -> loop -> answers ->
-run. One row is one fine-tuned model.
+One row is one fine-tuned model. Reading order: tuning_config -> rows -> symbolic ->
+base -> loop -> answers -> symbolic_task, mixed -> run.
 """
 
 from pathlib import Path
@@ -9,10 +9,11 @@ from typing import Any
 
 
 def main(config: Any, path: Path, *, dry_run: bool = False, preview: int = 0) -> int:
-  """What the main command does with a fine-tuning config; its exit code.
+  """Runs the main command on a fine-tuning config; its exit code.
 
-  dry_run: predicts memory and time and leaves nothing; preview: shows so many rows of
-  the first mixture or number of rules as the model reads them. ConfigError.
+  dry_run: predicts memory and time and leaves nothing. preview: the number of rows of
+  the first mixture or number of rules to show as the model reads them. Raises
+  ConfigError.
   """
   from onlyif_jax.finetune import tuning_config
 
@@ -22,10 +23,10 @@ def main(config: Any, path: Path, *, dry_run: bool = False, preview: int = 0) ->
 
   from onlyif_jax.finetune import predict, run
 
-  wanted = tuning.devices.data * tuning.devices.fsdp * tuning.devices.tensor
+  needed = tuning.devices.data * tuning.devices.fsdp * tuning.devices.tensor
   have = jax.config.jax_num_cpu_devices  # pyright: ignore[reportAttributeAccessIssue]
-  if have < wanted and not dry_run:
-    jax.config.update('jax_num_cpu_devices', wanted)
+  if have < needed and not dry_run:
+    jax.config.update('jax_num_cpu_devices', needed)
   if dry_run:
     predict.show(tuning)
     return 0

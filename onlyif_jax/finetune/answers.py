@@ -1,13 +1,13 @@
-"""What a fine-tuned model answers, and how its answers are judged.
+"""Asks a fine-tuned model questions and judges its answers.
 
-Answers are decoded greedily and judged as those of the models from scratch: exact
-match of the whole answer, for algebra also equality in value, no-op halves apart, and
-every wrong answer in one class of the anatomy.
+Answers are decoded greedily and judged like those of models from scratch: by exact
+match of the whole answer, for algebra also by equality in value. No-ops are reported
+separately, and every wrong answer falls into one class of the anatomy.
 """
 
 import collections
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,16 +23,17 @@ from onlyif_jax.tuning_settings import AnswerConfig
 
 RESULT_COLUMNS = ('split', 'slice', 'metric', 'sum', 'count', 'value')
 ANATOMY_COLUMNS = ('split', 'class', 'count', 'examples')
+MOST_VALUES = 20  # of a slice that is reported value by value
 
 
 @dataclasses.dataclass(frozen=True)
 class Judged:
-  """The answers to one split's questions, and the class of each."""
+  """The answers to one split's questions with the class of each."""
 
   split: str
   questions: Sequence[Question]
   answers: list[str]
-  ended: np.ndarray  # whether the model ended the answer itself
+  ended: np.ndarray  # bool: the model ended the answer itself
   kinds: np.ndarray  # Mistake, as integers
 
   @property
@@ -42,8 +43,8 @@ class Judged:
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
-  """What judging a model gave: rows of the tables, and wrong answers."""
+class Evaluation:
+  """What judging a model gives: rows of both tables, and wrong answers."""
 
   results: list[dict[str, Any]]
   anatomy: list[dict[str, Any]]
@@ -59,17 +60,17 @@ def ask(
   config: AnswerConfig,
   shots: Sequence[Row] = (),
 ) -> tuple[list[str], np.ndarray]:
-  """(answers, whether each ended) of a model to questions, in their order.
+  """A model's answers to questions in their order, and whether each ended.
 
-  shots: solved examples that stand before every question.
+  shots: solved examples before every question.
   """
-  before = tuple(turn for row in shots for turn in row.turns)
+  shot_turns = tuple(turn for row in shots for turn in row.turns)
   ids = [
-    prompts.question(template, (*before, *one.turns), base.tokenizer)
-    for one in questions
+    prompts.question(template, (*shot_turns, *question.turns), base.tokenizer)
+    for question in questions
   ]
   texts, ended = [''] * len(ids), np.zeros(len(ids), bool)
-  for one in generate(
+  for answer in generate(
     graphdef,
     params,
     base.tokenizer,
@@ -77,8 +78,8 @@ def ask(
     max_new_tokens=config.max_tokens,
     batch_size=config.batch_size,
   ):
-    texts[one.index] = one.text
-    ended[one.index] = one.ended == 'stop_id'
+    texts[answer.index] = answer.text
+    ended[answer.index] = answer.ended == 'stop_id'
   return texts, ended
 
 
@@ -91,91 +92,103 @@ def judge(
   noops: bool,
   trained: mistakes.Trained | None = None,
 ) -> Judged:
-  """Judges answers; spaces around an answer do not count.
+  """Classifies answers, without the spaces around them.
 
-  trained: the training rules, for the classes of answers that one of them gives.
+  trained: the training rules, which some classes of wrong answers come from.
   """
   answers = [text.strip() for text in answers]
-  asked = _asked(questions)
   kinds = mistakes.classify(
-    asked, _strings(answers), ended, noops=noops, trained=trained
+    _asked(questions), _strings(answers), ended, noops=noops, trained=trained
   )
   return Judged(split, questions, answers, ended, kinds)
 
 
 def results(judged: Judged, *, symbolically: bool = False) -> Iterator[dict[str, Any]]:
-  """Rows of RESULT_COLUMNS: each slice and metric as sum, count and value."""
+  """Rows of RESULT_COLUMNS: every metric on all questions and on each slice.
+
+  symbolically: judge expressions by equality in value too.
+  """
   metrics = {'exact_match': judged.right}
   if symbolically:
     pairs = zip(judged.questions, judged.answers, strict=True)
-    verdicts = [symbolic.compare(one.expected, answer) for one, answer in pairs]
+    verdicts = [symbolic.compare(question.expected, text) for question, text in pairs]
     metrics['symbolic_match'] = np.array(
       [v == symbolic.Verdict.EQUAL for v in verdicts]
     )
     metrics['domain_error'] = np.array([v == symbolic.Verdict.DOMAIN for v in verdicts])
-  members = {'all': np.ones(len(judged.questions), bool)}
-  values = collections.defaultdict(list)
-  for one in judged.questions:
-    for name, value in one.slices.items():
-      values[name].append(value)
-  for name, found in values.items():
-    for value in sorted(set(found)):
-      if 1 < len(set(found)) <= 20:
-        members[f'{name}={value}'] = np.array(found) == value
-  for slice_, inside in members.items():
+  for slice_name, inside in _slices(judged.questions).items():
     for metric, flags in metrics.items():
       total, count = int(flags[inside].sum()), int(inside.sum())
-      row = (judged.split, slice_, metric, total, count, total / count)
-      yield dict(zip(RESULT_COLUMNS, row, strict=True))
+      cells = (judged.split, slice_name, metric, total, count, total / count)
+      yield dict(zip(RESULT_COLUMNS, cells, strict=True))
+
+
+def _slices(questions: Sequence[Question]) -> dict[str, np.ndarray]:
+  """'all' and 'name=value' -> which questions are in it.
+
+  Of slices with at least two values and at most MOST_VALUES.
+  """
+  values = collections.defaultdict(list)
+  for question in questions:
+    for name, value in question.slices.items():
+      values[name].append(value)
+  masks = {'all': np.ones(len(questions), bool)}
+  for name, column in values.items():
+    different = sorted(set(column))
+    if 1 < len(different) <= MOST_VALUES:
+      masks |= {f'{name}={value}': np.array(column) == value for value in different}
+  return masks
 
 
 def anatomy(judged: Judged) -> Iterator[dict[str, Any]]:
-  """Rows of ANATOMY_COLUMNS: how many answers are of each class."""
+  """Rows of ANATOMY_COLUMNS: the number of answers of each class."""
   for mistake in Mistake:
     count = int((judged.kinds == mistake).sum())
-    row = (judged.split, mistake.name.lower(), count, len(judged.answers))
-    yield dict(zip(ANATOMY_COLUMNS, row, strict=True))
+    cells = (judged.split, mistake.name.lower(), count, len(judged.answers))
+    yield dict(zip(ANATOMY_COLUMNS, cells, strict=True))
 
 
 def wrong(judged: Judged, most: int) -> list[dict[str, str]]:
-  """The first wrong answers, as text."""
-  out = []
+  """The first wrong answers as lines of wrong.jsonl, at most `most`."""
+  lines = []
   for n in np.flatnonzero(~judged.right)[:most]:
-    one = judged.questions[n]
-    out.append(
+    question = judged.questions[n]
+    lines.append(
       {
         'split': judged.split,
         'class': Mistake(judged.kinds[n]).name.lower(),
-        'prompt': one.turns[-1].text,
-        'expected': one.expected,
+        'prompt': question.turns[-1].text,
+        'expected': question.expected,
         'output': judged.answers[n],
       }
     )
-  return out
+  return lines
 
 
 def trained_rules(questions: Sequence[Question]) -> mistakes.Trained | None:
-  """What training inserted for each left side; None for a task without sides."""
+  """What training inserts for each left side; None for a task without sides."""
   if not questions or 'lhs' not in questions[0].fields:
     return None
-  found = [one for one in questions if one.fields['lhs'] in one.fields['input']]
-  inserted, rules = mistakes.locate(_asked(found)).w, {}
-  for n, one in enumerate(found):
+  matching = [q for q in questions if q.fields['lhs'] in q.fields['input']]
+  inserted = mistakes.locate(_asked(matching)).w
+  rules: dict[tuple[str, str], None] = {}  # an ordered set
+  for n, question in enumerate(matching):
     letters = inserted.letters_NW[n, : inserted.length_N[n]]
-    rules[one.fields['lhs'], ''.join(map(chr, letters))] = None
+    rules[question.fields['lhs'], ''.join(map(chr, letters))] = None
   return mistakes.Trained(_strings(x for x, _ in rules), _strings(y for _, y in rules))
 
 
 def _asked(questions: Sequence[Question]) -> mistakes.Asked:
-  fields = [one.fields for one in questions]
+  """The questions as the classes of wrong answers need them."""
+  fields = [question.fields for question in questions]
   sides = ('lhs', 'rhs') if 'lhs' in fields[0] else ()
   return mistakes.Asked(
     _strings(f['input'] for f in fields),
-    _strings(one.expected for one in questions),
+    _strings(question.expected for question in questions),
     *(_strings(f[name] for f in fields) for name in sides),
   )
 
 
-def _strings(texts) -> mistakes.Strings:
-  """Texts as letters; what is no single character of a text cannot be."""
+def _strings(texts: Iterable[str]) -> mistakes.Strings:
+  """Texts as code points."""
   return mistakes.strings([[ord(c) for c in text] for text in texts])

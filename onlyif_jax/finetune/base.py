@@ -1,13 +1,13 @@
 """The pretrained model of a run: read from a directory, or a small one made here.
 
 A small stand-in is written as a Hugging Face directory, tokenizer included, and read
-back as any other: with a downloaded directory nothing but the path changes.
+back like any other, so that a downloaded model only changes the path.
 """
 
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,23 +20,25 @@ from onlyif_jax.corpora.rows import Row
 from onlyif_jax.corpora.tokenizer import Tokenizer, load_tokenizer
 from onlyif_jax.finetune.tuning_config import Tuning
 from onlyif_jax.keys import Purpose
+from onlyif_jax.loop import StopSignal
 from onlyif_jax.models import hf, llama, pretrained, pretrained_config
 from onlyif_jax.models.llama import DecoderConfig
 from onlyif_jax.models.lora import Parts
 from onlyif_jax.training import placement
 from onlyif_jax.training.tuning import TuneStep, train_step
 
-# Of each weight file the digest covers its head, which names the arrays and their
+# The digest covers the head of each weight file, which names the arrays and their
 # shapes, and blocks spread over the rest.
 _HEAD, _BLOCKS, _BLOCK = 2**16, 64, 2**12
+CHUNK = 25  # steps of making a small base between looks at a signal
 
 
 @dataclasses.dataclass(frozen=True)
 class Base:
   """A pretrained model with its tokenizer.
 
-  Weights are read when they are asked for and belong to who asked: what a row trains
-  or keeps quantised is then the only copy on a device.
+  `params` reads the weights anew for each caller, so that what a row trains or keeps
+  quantised is the only copy on a device.
   """
 
   directory: Path
@@ -47,14 +49,14 @@ class Base:
   mesh: Any = None  # over which they are split while they are read
 
   def params(self) -> dict:
-    """The weights as a pure tree; raises ConfigError for files that are damaged."""
-    many = self.mesh is not None and self.mesh.size > 1
-    rule = _rule(self.mesh, self.directory) if many else None
-    return pretrained.load(self.directory, dtype=self.dtype, sharding=rule)[1]
+    """The weights as a pure tree; raises ConfigError for damaged files."""
+    sharded = self.mesh is not None and self.mesh.size > 1
+    sharding = _sharding(self.mesh, self.directory) if sharded else None
+    return pretrained.load(self.directory, dtype=self.dtype, sharding=sharding)[1]
 
 
 def load(tuning: Tuning, directory: Path, mesh=None) -> Base:
-  """The model of a directory in the run's dtypes; or ConfigError, one line."""
+  """The model of a directory in the run's dtypes; raises ConfigError."""
   config = dataclasses.replace(
     pretrained_config.read(Path(directory)),
     compute_dtype=tuning.base.compute_dtype,
@@ -71,11 +73,12 @@ def load(tuning: Tuning, directory: Path, mesh=None) -> Base:
       f'tune.length={tuning.tune.length} is more than the {config.max_length} positions '
       f'that {directory} has learnt; lower it'
     )
-  own = Path(directory), config, tokenizer, digest(directory)
-  return Base(*own, tuning.base.dtype, mesh)
+  return Base(
+    Path(directory), config, tokenizer, digest(directory), tuning.base.dtype, mesh
+  )
 
 
-def _rule(mesh, directory):
+def _sharding(mesh, directory) -> Callable[[str], Any]:
   """A parameter's path -> where it lives on the mesh."""
   config = pretrained_config.read(Path(directory))
   leaves = jax.tree_util.tree_leaves_with_path(llama.shapes(config))
@@ -88,21 +91,30 @@ def _rule(mesh, directory):
 
 def digest(directory) -> str:
   """A hash of a model: its config, and size, head and samples of each weight file."""
-  out = hashlib.sha256()
+  sha256 = hashlib.sha256()
   for path in sorted(Path(directory).glob('*.safetensors')):
     size = path.stat().st_size
-    out.update(f'{path.name}\0{size}\0'.encode())
+    sha256.update(f'{path.name}\0{size}\0'.encode())
     with path.open('rb') as file:
-      out.update(file.read(_HEAD))
+      sha256.update(file.read(_HEAD))
       for n in range(_BLOCKS):
         file.seek(n * max(size - _BLOCK, 0) // (_BLOCKS - 1))
-        out.update(file.read(_BLOCK))
-  out.update((Path(directory) / 'config.json').read_bytes())
-  return out.hexdigest()
+        sha256.update(file.read(_BLOCK))
+  sha256.update((Path(directory) / 'config.json').read_bytes())
+  return sha256.hexdigest()
 
 
-def make(tuning: Tuning, rows: Sequence[Row], directory: Path) -> None:
-  """Trains a small decoder on rows and writes it with a tokenizer of their text."""
+class StoppedError(Exception):
+  """A signal came while the small base was made."""
+
+
+def make(
+  tuning: Tuning, rows: Sequence[Row], directory: Path, stop: StopSignal | None = None
+) -> None:
+  """Trains a small decoder on rows and writes it with a tokenizer of their text.
+
+  Raises StoppedError at most CHUNK steps after a signal, and writes nothing then.
+  """
   s = tuning.scratch
   with hf.new_directory(directory) as folder:
     _write_tokenizer(list(_texts(tuning, rows)), s.vocabulary, folder)
@@ -110,7 +122,7 @@ def make(tuning: Tuning, rows: Sequence[Row], directory: Path) -> None:
     config = scratch_config(tuning, tokenizer.size)
     params = llama.init(config, keys.key(tuning.seed, Purpose.INIT))
     if s.steps:
-      params = _pretrained(tuning, config, params, rows, tokenizer)
+      params = _pretrained(tuning, config, params, rows, tokenizer, stop)
     params = jax.device_get(params)
     pretrained.save(folder / 'model', config, params)
     for file in (folder / 'model').iterdir():
@@ -119,7 +131,7 @@ def make(tuning: Tuning, rows: Sequence[Row], directory: Path) -> None:
 
 
 def scratch_config(tuning: Tuning, vocabulary: int) -> DecoderConfig:
-  """The small decoder of section `scratch`, with so many ids."""
+  """The small decoder of section `scratch`; vocabulary: its number of ids."""
   s = tuning.scratch
   return DecoderConfig(
     vocab_size=vocabulary,
@@ -137,12 +149,12 @@ def _texts(tuning: Tuning, rows: Sequence[Row]) -> Iterator[str]:
   """The rows' texts, with what the template puts around them."""
   name = tuning.tune.template
   for row in rows:
-    own = row.turns if name == prompts.CHAT else prompts.pieces(name, row.turns)
-    yield from (part.text for part in own)
+    parts = row.turns if name == prompts.CHAT else prompts.pieces(name, row.turns)
+    yield from (part.text for part in parts)
 
 
-def _pretrained(tuning: Tuning, config, params, rows, tokenizer):
-  """The weights after scratch.steps steps on the rows."""
+def _pretrained(tuning: Tuning, config, params, rows, tokenizer, stop):
+  """The weights after scratch.steps steps on the rows; or StoppedError."""
   s = tuning.scratch
   settings = batching.BatchSettings(
     template=tuning.tune.template,
@@ -166,13 +178,18 @@ def _pretrained(tuning: Tuning, config, params, rows, tokenizer):
   parts = Parts(llama.graphdef(config), None, params, {})
   state = tune.init(params)
   for n, rate in enumerate(tune.rates(s.steps)):
+    if n % CHUNK == 0 and stop is not None:
+      # Steps are queued faster than they are done.
+      jax.block_until_ready(state)
+      if stop.number:
+        raise StoppedError
     batch = batches[n % len(batches)]
     state, _ = train_step(tune, parts.definitions, state, {}, batch, rate, 0)
   return state['trained']
 
 
-def _write_tokenizer(texts, vocabulary: int, folder: Path) -> None:
-  """Byte pairs learnt from the texts; 257 ids or fewer mean plain bytes."""
+def _write_tokenizer(texts: Sequence[str], vocabulary: int, folder: Path) -> None:
+  """Writes byte pairs learnt from the texts; 257 ids or fewer give plain bytes."""
   try:
     import tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -180,28 +197,27 @@ def _write_tokenizer(texts, vocabulary: int, folder: Path) -> None:
     raise ConfigError(
       "a tokenizer needs transformers: pip install 'onlyif_jax[llm]'"
     ) from None
-  own = tokenizers.Tokenizer(tokenizers.models.BPE())
-  # A line's end is a token of its own: an answer that is begun for the model, up to
-  # such an end, has the tokens that it has in training.
+  tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+  # A line feed is a token of its own, so that an answer which is begun for the model up
+  # to the end of a line has the same tokens as in training.
   split = tokenizers.pre_tokenizers
-  own.pre_tokenizer = split.Sequence(
+  tokenizer.pre_tokenizer = split.Sequence(
     [split.Split('\n', 'isolated'), split.ByteLevel(add_prefix_space=False)]
   )
-  own.decoder = tokenizers.decoders.ByteLevel()
+  tokenizer.decoder = tokenizers.decoders.ByteLevel()
   trainer = tokenizers.trainers.BpeTrainer(
     vocab_size=vocabulary,
     initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
     special_tokens=['<end>'],
     show_progress=False,
   )
-  own.train_from_iterator(texts, trainer)
-  PreTrainedTokenizerFast(tokenizer_object=own, eos_token='<end>').save_pretrained(
-    str(folder)
-  )
+  tokenizer.train_from_iterator(texts, trainer)
+  wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token='<end>')
+  wrapped.save_pretrained(str(folder))
 
 
 def describe(base: Base) -> dict[str, Any]:
-  """What provenance says of a base: sizes, and the hash that adapters are tied to."""
+  """The base in provenance.json: its size, and the hash that adapters refer to."""
   return {
     'base_digest': base.digest,
     'base_parameters': llama.weight_count(base.config),

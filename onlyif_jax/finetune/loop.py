@@ -1,8 +1,7 @@
 """The host loop of one row: batches, steps, a log, checkpoints, resume.
 
-A checkpoint holds the trained weights alone (adapters, or all), their optimiser and
-the state of the data iterator: a run that was stopped goes on with the batch after,
-bit for bit.
+A checkpoint holds the trained weights (adapters, or all), their optimiser and the
+state of the data iterator: a stopped run goes on with the next batch, bit for bit.
 """
 
 import contextlib
@@ -37,7 +36,7 @@ METRICS = 'metrics.jsonl'
 
 
 class NotFiniteError(Exception):
-  """The loss of a row is no number any more; says at which step."""
+  """The loss of a row stopped being finite; says at which step."""
 
   def __init__(self, step: int):
     super().__init__(step)
@@ -46,7 +45,7 @@ class NotFiniteError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """What a row trains on: rows by source, and which of them in the order of the plan."""
+  """What a row trains on: rows by source, which of them, and their batches."""
 
   sources: batching.Sources
   rows: batching.Plan
@@ -80,7 +79,7 @@ def make_plan(tuning: Tuning, row: TuningRow, base: Base, sources, rows) -> Plan
 
 
 def adapt(tuning: Tuning, row: TuningRow, base: Base) -> Parts:
-  """The base in parts, with the row's new adapters."""
+  """The base in trained and frozen parts, with new adapters from the row's seed."""
   key = keys.key(row.seed, Purpose.INIT)
   return lora.adapt(base.config, base.params(), tuning.lora, tuning.base.quantize, key)
 
@@ -106,9 +105,9 @@ class RowRun:
     self.tune = TuneStep(tuning.optim, t.micro_batches)
 
   def run(self) -> Parts | None:
-    """The model as it is after the last step; None where a signal stopped the run.
+    """The model after the last step; None if a signal stopped the run.
 
-    Raises NotFiniteError, and leaves the last checkpoint as it was.
+    Raises NotFiniteError and leaves the last checkpoint as it was.
     """
     parts, state = self._start()
     directory = self.workdir.file(f'checkpoints/{self.row.name}')
@@ -119,44 +118,51 @@ class RowRun:
         self.plan.rows, self.plan.sources, self.base.tokenizer, self.plan.settings
       )
       iterator = iter(batches)
-      first, seen = 0, _Sums()
+      done, losses = 0, _Losses()
       if restored is not None:
-        first, state = restored
-        notes = saver.notes(first)
+        done, state = restored
+        notes = saver.notes(done)
         iterator.set_state(notes['data'])
-        seen.held = notes['sums']
-      self._cut_log(first)
+        losses.sums = notes['sums']
+      self._cut_log(done)
       closing.callback(getattr(iterator, 'close', lambda: None))
-      state = self._train(parts, state, iterator, first, saver, seen)
+      state = self._train(parts, state, iterator, done, saver, losses)
       if state is None:
         return None
     return parts._replace(trained=state['trained'])
 
-  def _start(self):
+  def _start(self) -> tuple[Parts, Any]:
+    """The parts without their trained weights, and the state that holds these."""
     parts = adapt(self.tuning, self.row, self.base)
     state = self.tune.init(parts.trained)
     if self.mesh.size > 1:
       placed = placement.place(self.mesh, parts.frozen)
       parts = parts._replace(frozen=jax.device_put(parts.frozen, placed))
       state = jax.device_put(state, placement.place(self.mesh, state))
-    # A step donates its state, of which the weights at the start are a part.
+    # A step donates its state, which includes the weights at the start.
     return parts._replace(trained=None), state
 
-  def _train(self, parts: Parts, state, iterator, first, saver: Checkpointer, seen):
+  def _train(
+    self, parts: Parts, state, iterator, done: int, saver: Checkpointer, losses
+  ):
+    """The state after the last step; None if a signal stopped the run.
+
+    done: steps of earlier calls. losses: those that are not logged yet.
+    """
     t, on_batch = self.tuning.tune, placement.batch(self.mesh)
     rates, seed = self.tune.rates(self.steps), jnp.int32(self.row.seed)
-    own = self.tune, parts.definitions
-    for n in range(first + 1, self.steps + 1):
+    for n in range(done + 1, self.steps + 1):
       batch = jax.device_put(next(iterator), on_batch)
-      given = state, parts.frozen, batch, rates[n - 1], seed
-      state, sums = tune_lib.train_step(*own, *given)
-      seen.add(sums)
+      state, sums = tune_lib.train_step(
+        self.tune, parts.definitions, state, parts.frozen, batch, rates[n - 1], seed
+      )
+      losses.sums.append(sums)
       if n % t.log_every == 0 or n == self.steps:
-        self._log(n, seen)
+        self._log(n, losses)
       stopping = self.stop is not None and self.stop.number
       if n % t.save_every == 0 or n == self.steps or stopping:
-        # The iterator may run ahead of what was trained on, its state does not.
-        notes = {'data': iterator.get_state(), 'sums': seen.fetched()}
+        # The iterator may read ahead of training, its state does not.
+        notes = {'data': iterator.get_state(), 'sums': losses.fetched()}
         if not np.isfinite(notes['sums']).all():
           raise NotFiniteError(n)
         saver.save(n, state, notes=notes)
@@ -165,8 +171,8 @@ class RowRun:
     saver.wait()
     return state
 
-  def _log(self, step: int, seen: '_Sums') -> None:
-    steps, (loss, count, seconds) = len(seen.held), seen.take()
+  def _log(self, step: int, losses: '_Losses') -> None:
+    steps, (loss, count, seconds) = len(losses.sums), losses.take()
     if not math.isfinite(loss):
       raise NotFiniteError(step)
     self.workdir.append_json(
@@ -176,37 +182,33 @@ class RowRun:
     self.progress.chunk(step, steps, seconds, loss)
 
   def _cut_log(self, step: int) -> None:
-    """Drops what was logged of this row after the step that was restored."""
-    found = self.workdir.read_json_lines(METRICS)
-    kept = [m for m in found if m['row'] != self.row.name or m['step'] <= step]
-    if len(kept) < len(found):
+    """Drops what was logged of this row after the restored step."""
+    entries = self.workdir.read_json_lines(METRICS)
+    kept = [m for m in entries if m['row'] != self.row.name or m['step'] <= step]
+    if len(kept) < len(entries):
       lines = ''.join(f'{json.dumps(m)}\n' for m in kept)
       self.workdir.write_text(METRICS, lines)
 
 
-class _Sums:
-  """Losses since the last time they were taken, fetched only then."""
+class _Losses:
+  """The losses that are not logged yet, on the device until they are needed."""
 
   def __init__(self):
-    self.held: list[Any] = []
+    self.sums: list[Any] = []  # of each step: (loss sum, weight sum)
     self.began = time.perf_counter()
 
-  def add(self, sums) -> None:
-    """One step's (loss sum, weight sum), still on the device."""
-    self.held.append(sums)
-
   def fetched(self) -> list[list[float]]:
-    """What is held, as numbers."""
-    self.held = [[float(v) for v in sums] for sums in self.held]
-    return list(self.held)
+    """The sums as numbers."""
+    self.sums = [[float(total) for total in sums] for sums in self.sums]
+    return list(self.sums)
 
   def take(self) -> tuple[float, int, float]:
-    """(mean loss, tokens, seconds) since the last call."""
-    total = np.sum(self.fetched(), axis=0)
+    """(mean loss, tokens, seconds) since the last call; empties the sums."""
+    loss, count = np.sum(self.fetched(), axis=0)
     now = time.perf_counter()
-    seconds, self.began, self.held = now - self.began, now, []
-    return float(total[0] / max(total[1], 1.0)), int(total[1]), seconds
+    seconds, self.began, self.sums = now - self.began, now, []
+    return float(loss / max(count, 1.0)), int(count), seconds
 
 
-def _abstract(x):
+def _abstract(x: jax.Array) -> jax.ShapeDtypeStruct:
   return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)

@@ -1,8 +1,8 @@
-"""Rows of instruction data in mixtures: what a row trains on, what it is judged on.
+"""A row of a mixture of instruction data: what it trains on, how a model is judged.
 
-Every mixture of a run is drawn from one pool, so that smaller ones are parts of larger
-ones. A model is judged on rows of every source that are in no mixture of the run: the
-loss of their responses says what a mixture taught beside its own benchmark.
+All mixtures of a run are drawn from one pool, so that smaller ones are parts of larger
+ones. A model is judged by its loss on responses of every source that no mixture of the
+run contains, which shows what a mixture teaches beside its benchmarks.
 """
 
 import functools
@@ -17,7 +17,7 @@ from onlyif_jax.corpora.manifest import Pool
 from onlyif_jax.corpora.mixture import RowId
 from onlyif_jax.corpora.mixture_settings import MixtureSettings
 from onlyif_jax.corpora.rows import Row
-from onlyif_jax.finetune.answers import RESULT_COLUMNS, Found
+from onlyif_jax.finetune.answers import RESULT_COLUMNS, Evaluation
 from onlyif_jax.finetune.base import Base
 from onlyif_jax.finetune.rows import TuningRow
 from onlyif_jax.models.lora import Parts
@@ -25,6 +25,52 @@ from onlyif_jax.training.tuning import measure
 from onlyif_jax.tuning_settings import MixtureTuning
 
 HELD_OUT = 'heldout'  # the split of rows that no mixture of the run has
+
+
+class MixtureTask:
+  """The rows of one mixture, and the judgement of a model on held-out rows."""
+
+  def __init__(self, config: MixtureTuning, row: TuningRow):
+    self.pool = pool(config.mixture)
+    text = row.mixture or config.mixture.rows[0]
+    self.plan: mixture.Plan = self.pool.plans[config.mixture.rows.index(text)]
+
+  def training(self) -> tuple[batching.Sources, batching.Plan]:
+    """(rows by source, the plan)."""
+    return self.pool.rows, [(row_id.source, row_id.index) for row_id in self.plan.rows]
+
+  def facts(self) -> dict[str, Any]:
+    """What the ledger says of the row's data."""
+    return {'rows_sha256': self.plan.sha256, 'counts': dict(self.plan.counts)}
+
+  def judge(self, config: MixtureTuning, base: Base, parts: Parts) -> Evaluation:
+    """The loss and token accuracy of held-out responses, for each source."""
+    settings = batching.BatchSettings(
+      template=config.tune.template,
+      length=config.tune.length,
+      batch_size=config.tune.batch_size,
+      packing='none',
+    )
+    evaluation = Evaluation([], [], [])
+    for name, ids in judged(self.pool, config).items():
+      plan = [
+        (row_id.source, row_id.index)
+        for row_id in ids
+        if batching.encode(self.pool.row(row_id), base.tokenizer, settings)
+      ]
+      if not plan:
+        continue
+      sums = np.zeros(3)  # loss, right tokens, tokens
+      for batch in batching.batches(plan, self.pool.rows, base.tokenizer, settings):
+        sums += [
+          float(total)
+          for total in measure(parts.definitions, parts.trained, parts.frozen, batch)
+        ]
+      loss, right, count = sums
+      for metric, total in (('response_nll', loss), ('token_accuracy', right)):
+        cells = (HELD_OUT, f'source={name}', metric, total, int(count), total / count)
+        evaluation.results.append(dict(zip(RESULT_COLUMNS, cells, strict=True)))
+    return evaluation
 
 
 @functools.lru_cache(maxsize=2)
@@ -42,80 +88,38 @@ def write(config: MixtureTuning, path: Path, base: Path) -> None:
 
 
 def base_rows(config: MixtureTuning) -> list[Row]:
-  """What a small stand-in for a pretrained model is made with.
+  """The rows that a small stand-in for a pretrained model is trained on.
 
-  Rows of no mixture on which no model is judged, so that it knows a little of every
-  source and nothing of what is asked.
+  They are in no mixture and no model is judged on them, so that it knows a little of
+  every source and nothing of the questions.
   """
-  own = pool(config.mixture)
-  asked = {where for some in judged(own, config).values() for where in some}
-  held = (where for some in held_out(own).values() for where in some)
-  ids = [where for where in held if where not in asked]
-  if not ids:  # every row is in a mixture
-    ids = [RowId(name, n) for name, rows in own.rows.items() for n in range(len(rows))]
-  return [own.row(where) for where in ids]
+  source = pool(config.mixture)
+  taken = {row_id for ids in judged(source, config).values() for row_id in ids}
+  held = (row_id for ids in held_out(source).values() for row_id in ids)
+  free = [row_id for row_id in held if row_id not in taken]
+  if not free:  # every row is in a mixture
+    free = [
+      RowId(name, n) for name, rows in source.rows.items() for n in range(len(rows))
+    ]
+  return [source.row(row_id) for row_id in free]
 
 
-def held_out(own: Pool) -> dict[str, list[RowId]]:
+def held_out(source: Pool) -> dict[str, list[RowId]]:
   """The rows of each source that no mixture has, in the order of drawing."""
-  used = {where for plan in own.plans for where in plan.rows}
-  rows = {s.name: [RowId(s.name, n) for n in s.indices] for s in own.drawn}
+  used = {row_id for plan in source.plans for row_id in plan.rows}
+  rows = {s.name: [RowId(s.name, n) for n in s.indices] for s in source.drawn}
   return {
-    name: [where for where in ids if where not in used] for name, ids in rows.items()
+    name: [row_id for row_id in ids if row_id not in used] for name, ids in rows.items()
   }
 
 
-def judged(own: Pool, config: MixtureTuning) -> dict[str, list[RowId]]:
-  """The rows of each source that models are judged on: half of those held out at most.
+def judged(source: Pool, config: MixtureTuning) -> dict[str, list[RowId]]:
+  """The rows of each source that models are judged on: at most half of those held out.
 
-  The last in the order of drawing, which further mixtures reach last.
+  They are the last in the order of drawing, which further mixtures reach last.
   """
   most = config.answers.examples
   return {
     name: ids[len(ids) - min(most, (len(ids) + 1) // 2) :]
-    for name, ids in held_out(own).items()
+    for name, ids in held_out(source).items()
   }
-
-
-class MixtureTask:
-  """The rows of one mixture, and the judgement of a model on held-out ones."""
-
-  def __init__(self, config: MixtureTuning, row: TuningRow):
-    self.pool = pool(config.mixture)
-    text = row.mixture or config.mixture.rows[0]
-    self.plan: mixture.Plan = self.pool.plans[config.mixture.rows.index(text)]
-
-  def training(self):
-    """(rows by source, the plan)."""
-    return self.pool.rows, [(w.source, w.index) for w in self.plan.rows]
-
-  def facts(self) -> dict[str, Any]:
-    """What the ledger says of the row's data."""
-    return {'rows_sha256': self.plan.sha256, 'counts': dict(self.plan.counts)}
-
-  def judge(self, config: MixtureTuning, base: Base, parts: Parts) -> Found:
-    """The loss of held-out responses, for each source."""
-    settings = batching.BatchSettings(
-      template=config.tune.template,
-      length=config.tune.length,
-      batch_size=config.tune.batch_size,
-      packing='none',
-    )
-    found = Found([], [], [])
-    for name, ids in judged(self.pool, config).items():
-      rows = [
-        (where.source, where.index)
-        for where in ids
-        if batching.encode(self.pool.row(where), base.tokenizer, settings)
-      ]
-      if not rows:
-        continue
-      sums = np.zeros(3)
-      for batch in batching.batches(rows, self.pool.rows, base.tokenizer, settings):
-        got = measure(parts.definitions, parts.trained, parts.frozen, batch)
-        sums += np.array([float(v) for v in got])
-      for metric, total in (('response_nll', sums[0]), ('token_accuracy', sums[1])):
-        values = (HELD_OUT, f'source={name}', metric, total, int(sums[2]))
-        row = zip(RESULT_COLUMNS, (*values, total / sums[2]), strict=True)
-        found.results.append(dict(row))
-    return found

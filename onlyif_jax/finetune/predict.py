@@ -1,9 +1,9 @@
-"""What a fine-tuning run will need, before anything is loaded: `--dry_run`.
+"""Predicts what a fine-tuning run needs before anything is loaded: `--dry_run`.
 
-Memory per device is an estimate from shapes alone: weights as they are stored, the
+Memory per device is estimated from shapes alone: weights as they are stored, the
 trained ones with gradient and two moments in float32, what the backward pass keeps,
-and the largest passing arrays. It is compared with the compiler's own account in
-tests/test_finetune.py.
+and the largest temporary arrays. tests/test_finetune.py compares it with the
+compiler's own account.
 """
 
 import dataclasses
@@ -28,8 +28,8 @@ from onlyif_jax.tuning_settings import DevicesConfig, MixtureTuning, SymbolicTun
 
 GIB = 2**30
 _FLOAT = 4  # bytes of float32
-# Peak rates of matmuls in bf16, TFLOP/s, and the share of it that a run of this kind
-# reaches; both only for the predicted time.
+# Peak rates of bf16 matmuls in TFLOP/s, and the share of it that such a run reaches;
+# both only for the predicted time.
 DEVICES = {
   'A40': 150.0,
   'A100': 312.0,
@@ -42,12 +42,12 @@ REACHED = 0.3
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-  """Bytes on one device, by what they are."""
+  """Bytes on one device, by purpose."""
 
   frozen: int
   trained: int  # with gradient and moments
   kept: int  # by the forward for the backward pass
-  passing: int  # the most that is there for a moment
+  passing: int  # the largest temporary arrays
 
   @property
   def total(self) -> int:
@@ -88,16 +88,16 @@ def memory(tuning: Tuning, config: DecoderConfig) -> Memory:
 def _stored(tuning: Tuning, config: DecoderConfig, measure) -> tuple[int, int]:
   """A measure of the frozen and of the trained weights.
 
-  Layers are alike: two small models tell of all, where tracing a large one takes
-  minutes.
+  Layers are alike, so models of one and two layers tell of all; tracing a large model
+  takes minutes.
   """
-  found = []
+  measures = []
   for layers in (1, 2):
     small = dataclasses.replace(config, layers=layers)
     parts = _shapes(small, tuning.lora, tuning.base.quantize, tuning.base.dtype)
-    found.append([measure(tree) for tree in (parts.frozen, parts.trained)])
-  one, two = found
-  return tuple(a + (config.layers - 1) * (b - a) for a, b in zip(one, two, strict=True))
+    measures.append([measure(tree) for tree in (parts.frozen, parts.trained)])
+  more = config.layers - 1
+  return tuple(one + more * (two - one) for one, two in zip(*measures, strict=True))
 
 
 _shapes = functools.lru_cache(maxsize=4)(lora.shapes)
@@ -108,7 +108,7 @@ def _bytes(tree: Any, devices: DevicesConfig) -> int:
   shape = (devices.data, devices.fsdp, devices.tensor)
   mesh = jax.sharding.AbstractMesh(shape, placement.AXES)
 
-  def own(path, leaf) -> int:
+  def size_of(path, leaf) -> int:
     spec = placement.spec(dict(mesh.shape), path, leaf.shape)
     parts = [mesh.shape[name] for name in spec if name]
     size = leaf.size * jnp.dtype(leaf.dtype).itemsize
@@ -117,24 +117,24 @@ def _bytes(tree: Any, devices: DevicesConfig) -> int:
     return round(size / int(np.prod(parts)))
 
   return sum(
-    own(path, leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    size_of(path, leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
   )
 
 
 def decoder(tuning: Tuning) -> DecoderConfig:
   """The run's decoder, from the directory's config.json alone.
 
-  One of the papers' models need not be there: its config.json is known.
+  The papers' models need not be there: their config.json is known.
   """
   if _as_published(tuning):
     name = Path(tuning.base.directory).name
-    own = pretrained_config.parse(published.CONFIGS[name], name)
+    config = pretrained_config.parse(published.CONFIGS[name], name)
   elif tuning.base.directory:
-    own = pretrained_config.read(Path(tuning.base.directory))
+    config = pretrained_config.read(Path(tuning.base.directory))
   else:
-    own = scratch_config(tuning, tuning.scratch.vocabulary)
+    config = scratch_config(tuning, tuning.scratch.vocabulary)
   return dataclasses.replace(
-    own, compute_dtype=tuning.base.compute_dtype, remat=tuning.base.remat
+    config, compute_dtype=tuning.base.compute_dtype, remat=tuning.base.remat
   )
 
 
@@ -145,10 +145,10 @@ def _as_published(tuning: Tuning) -> bool:
 
 
 def flops(tuning: Tuning, config: DecoderConfig, tokens: int) -> float:
-  """Floating-point operations of training on so many tokens.
+  """Floating-point operations of training on a number of tokens.
 
-  Forward 2 per weight and token; backward as much for what is trained beside, and
-  once more where layers are recomputed and for the gradient of trained weights.
+  The forward pass takes 2 per weight and token and the gradient of the activations as
+  many; so do recomputed layers, and the gradient of the weights if all are trained.
   """
   passes = 2 + tuning.base.remat + (0 if tuning.lora.rank else 1)
   return 2.0 * llama.weight_count(config) * tokens * passes
@@ -157,7 +157,7 @@ def flops(tuning: Tuning, config: DecoderConfig, tokens: int) -> float:
 def show(tuning: Tuning, console: Console | None = None) -> Memory:
   """Prints rows, memory per device and time; loads and leaves nothing."""
   config = decoder(tuning)
-  found, rows = memory(tuning, config), rows_lib.rows(tuning)
+  needed, rows = memory(tuning, config), rows_lib.rows(tuning)
   sizes = _stored(tuning, config, lambda t: sum(x.size for x in jax.tree.leaves(t)))
   trained = sizes[1]
   shape = f'{tuning.devices.data} x {tuning.devices.fsdp} x {tuning.devices.tensor}'
@@ -166,24 +166,39 @@ def show(tuning: Tuning, console: Console | None = None) -> Memory:
     ('base', f'{_base(tuning)}, {llama.weight_count(config):,} weights'),
     ('trained', f'{trained:,} weights'),
     ('devices', f'{shape} (data x fsdp x tensor)'),
-    *((name, _gib(getattr(found, name))) for name in ('frozen', 'trained', 'kept')),
-    ('passing', _gib(found.passing)),
-    ('total on one device', _gib(found.total)),
+    *((name, _gib(getattr(needed, name))) for name in ('frozen', 'trained', 'kept')),
+    ('passing', _gib(needed.passing)),
+    ('total on one device', _gib(needed.total)),
   ]
   most = [_most_tokens(tuning, row) for row in rows]
-  of_token = flops(tuning, config, 1)
+  flops_per_token = flops(tuning, config, 1)
   lines.append(('tokens of the first row', f'at most {most[0]:,}'))
   lines.append(('tokens of all rows', f'at most {sum(most):,}'))
   for name, peak in DEVICES.items():
-    rate = peak * 1e12 * REACHED
-    one, whole = (_time(of_token * n / rate) for n in (most[0], sum(most)))
-    text = f'{one} a row, {whole} in all, at {REACHED:.0%} of its peak'
+    seconds = flops_per_token / (peak * 1e12 * REACHED)
+    first, total = _time(seconds * most[0]), _time(seconds * sum(most))
+    text = f'{first} a row, {total} in all, at {REACHED:.0%} of its peak'
     lines.append((f'time on one {name}', text))
   grids = [table.Grid('What the run needs', ('', 'estimate'), tuple(lines))]
   if not isinstance(tuning, SymbolicTuning):
     grids.insert(0, _plan(tuning, rows))
+  elif tuning.instructions.variants:
+    grids.insert(0, _variants(rows))
   table.show_grids(grids, console)
-  return found
+  return needed
+
+
+def _variants(rows: Sequence[rows_lib.TuningRow]) -> table.Grid:
+  """The numbers of rules of every variant, and its rows."""
+  by_variant: dict[str, list[rows_lib.TuningRow]] = {}
+  for row in rows:
+    by_variant.setdefault(row.variant, []).append(row)
+  lines = []
+  for text, variant_rows in by_variant.items():
+    counts = dict.fromkeys(f'{row.instructions:,}' for row in variant_rows)
+    lines.append((text or '-', ', '.join(counts), str(len(variant_rows))))
+  columns = ('variant', 'training rules', 'rows')
+  return table.Grid('Variants', columns, tuple(lines))
 
 
 def _plan(tuning: MixtureTuning, rows: Sequence[rows_lib.TuningRow]) -> table.Grid:
@@ -194,9 +209,9 @@ def _plan(tuning: MixtureTuning, rows: Sequence[rows_lib.TuningRow]) -> table.Gr
     counts = tuning.mixture.counts(text)
     cells = (f'{counts.get(name, 0):,}' for name in names)
     lines.append((text, *cells, f'{sum(counts.values()):,}'))
-  where = '; '.join(f'{file.name}: {file.path}' for file in tuning.mixture.source_files)
+  files = '; '.join(f'{file.name}: {file.path}' for file in tuning.mixture.source_files)
   title = f'Mixtures (draw: {tuning.mixture.selection}; seeds: {tuning.seeds})'
-  return table.Grid(f'{title}\n{where}', ('mixture', *names, 'rows'), tuple(lines))
+  return table.Grid(f'{title}\n{files}', ('mixture', *names, 'rows'), tuple(lines))
 
 
 def _base(tuning: Tuning) -> str:
@@ -212,7 +227,7 @@ def _time(seconds: float) -> str:
 
 
 def _most_tokens(tuning: Tuning, row: rows_lib.TuningRow) -> int:
-  """Tokens of a row's training if every example filled its line."""
+  """Tokens of a row's training if every example filled a line of its own."""
   if isinstance(tuning, SymbolicTuning):
     examples = tuning.instructions.examples
   else:

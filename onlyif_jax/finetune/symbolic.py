@@ -6,11 +6,12 @@ rules, the same certified split, the same slices. Only the prompt is words.
 
 import dataclasses
 import string
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from onlyif_jax import config as config_lib
 from onlyif_jax import experiment as experiment_lib
-from onlyif_jax import exporting, sweep
+from onlyif_jax import exporting, sweep, tasks
 from onlyif_jax.config import (
   ConfigError,
   DataConfig,
@@ -20,8 +21,9 @@ from onlyif_jax.config import (
 )
 from onlyif_jax.corpora.rows import Row, Turn
 from onlyif_jax.evals.exact_match import EvalSet
+from onlyif_jax.finetune import rows as rows_lib
+from onlyif_jax.finetune import tuning_config
 from onlyif_jax.finetune.rows import TuningRow
-from onlyif_jax.finetune.tuning_config import parse_subset
 from onlyif_jax.tasks import certificate
 from onlyif_jax.training import parallel
 from onlyif_jax.tuning_settings import SymbolicTuning
@@ -47,14 +49,28 @@ class Examples(NamedTuple):
   @property
   def rows(self) -> list[Row]:
     """The training examples as rows of the source 'train'."""
-    return [as_row('train', n, one) for n, one in enumerate(self.train)]
+    return [as_row('train', n, question) for n, question in enumerate(self.train)]
+
+
+def examples(config: SymbolicTuning, row: TuningRow) -> Examples:
+  """Everything that a row trains on and is asked."""
+  config = tuning_config.variant(config, row.variant)
+  run = run_config(config, row)
+  task = tasks.make_task(run.task).static()
+  held_out = [
+    eval_set
+    for eval_set in task.eval_sets(run.eval.examples, 0)
+    if eval_set.split not in ('train', 'dev') and not eval_set.label
+  ]
+  questions = _questions(config, run, held_out)
+  return Examples(questions.pop('train'), questions)
 
 
 def run_config(config: SymbolicTuning, row: TuningRow) -> RunConfig:
   """The settings of the sweep whose member has the row's examples."""
+  config = tuning_config.variant(config, row.variant)
   i = config.instructions
-  share, alpha = parse_subset(row.subset)
-  count = config.answers.examples
+  share, alpha = tuning_config.parse_subset(row.subset)
   run = RunConfig(
     task=config.task,
     rules=config.rules,
@@ -62,7 +78,12 @@ def run_config(config: SymbolicTuning, row: TuningRow) -> RunConfig:
     data=DataConfig(
       examples=round(share * i.examples), epochs=1.0, batch_size=1, alpha=alpha
     ),
-    eval=EvalConfig(examples=count, cell_examples=0, batch_size=_BATCH, loop_points=0),
+    eval=EvalConfig(
+      examples=config.answers.examples,
+      cell_examples=0,
+      batch_size=_BATCH,
+      loop_points=0,
+    ),
     sweep=SweepConfig(counts=(row.instructions,), noop_shares=(i.noop_share,)),
   )
   config_lib.check(run)
@@ -72,17 +93,33 @@ def run_config(config: SymbolicTuning, row: TuningRow) -> RunConfig:
 def certificates(config: SymbolicTuning, row: TuningRow) -> list[dict]:
   """The proof that the row's test shares nothing with its training; or ConfigError."""
   reports = sweep.certificates(experiment_lib.build(run_config(config, row)))
-  wrong = [line for report in reports for line in certificate.broken(report)]
-  if wrong:
-    raise ConfigError(f'the split does not hold ({"; ".join(wrong)})')
+  problems = [line for report in reports for line in certificate.broken(report)]
+  if problems:
+    raise ConfigError(f'the split does not hold ({"; ".join(problems)})')
+  if row.variant:
+    reports = [report | {'variant': row.variant} for report in reports]
   return reports
 
 
-def examples(config: SymbolicTuning, row: TuningRow) -> Examples:
-  """Everything that a row trains on and is asked."""
-  run = run_config(config, row)
-  made = _made(config, run)
-  return Examples(made.pop('train'), made)
+def kinds(
+  config: SymbolicTuning, rows: Sequence[TuningRow]
+) -> list[tuple[str, TuningRow]]:
+  """The first row of each kind of question, with what tells the kinds apart.
+
+  Variants that differ in the mixture of training rules alone (`Task.static`) are asked
+  the same kind. The first of a pair is '' where there is one kind, else a part of a
+  name such as '-depth4'.
+  """
+  first: dict[Any, TuningRow] = {}
+  for row in rows:
+    task = tasks.make_task(tuning_config.variant(config, row.variant).task)
+    first.setdefault(task.static(), row)
+  names = [f.name for f in dataclasses.fields(next(iter(first)))]
+  apart = [n for n in names if len({str(getattr(task, n)) for task in first}) > 1]
+  return [
+    (rows_lib.suffix({name: getattr(task, name) for name in apart}), row)
+    for task, row in first.items()
+  ]
 
 
 def as_row(source: str, index: int, question: Question) -> Row:
@@ -98,38 +135,44 @@ def base_rows(config: SymbolicTuning, count: int) -> list[Row]:
   """
   s, i = config.scratch, config.instructions
   i = dataclasses.replace(i, examples=count, prompt=s.prompt or i.prompt)
-  own = dataclasses.replace(config, instructions=i, task=_base_task(config))
+  config = dataclasses.replace(config, instructions=i, task=_base_task(config))
   row = TuningRow('base', config.seed, min(s.instructions, count))
-  made = _made(own, run_config(own, row), sets=[])
-  return [as_row('base', n, question) for n, question in enumerate(made['train'])]
+  questions = _questions(config, run_config(config, row), [])['train']
+  return [as_row('base', n, question) for n, question in enumerate(questions)]
+
+
+def check_prompt(config: SymbolicTuning) -> None:
+  """Raises ConfigError where the prompt lacks the input: every answer needs it."""
+  fields = {
+    name for _, name, _, _ in string.Formatter().parse(config.instructions.prompt)
+  }
+  if 'input' not in fields:
+    raise ConfigError('instructions.prompt has no {input}')
 
 
 def _base_task(config: SymbolicTuning) -> Any:
   """The settings of scratch.task, equal to the run's task where both have them."""
   if not config.scratch.task:
     return config.task
-  kind = config_lib.task_settings(config.scratch.task)
-  names = {f.name for f in dataclasses.fields(kind)} - {'name'}
-  given = dataclasses.asdict(config.task)
-  return kind(**{k: v for k, v in given.items() if k in names})
+  settings = config_lib.task_settings(config.scratch.task)
+  names = {f.name for f in dataclasses.fields(settings)} - {'name'}
+  values = dataclasses.asdict(config.task)
+  return settings(**{k: v for k, v in values.items() if k in names})
 
 
-def _made(config, run, sets=None) -> dict[str, list[Question]]:
+def _questions(
+  config: SymbolicTuning, run: RunConfig, held_out: Sequence[EvalSet]
+) -> dict[str, list[Question]]:
+  """The questions of the run's training ('train') and of held-out sets, by split."""
   experiment = experiment_lib.build(sweep.resolve(run))
-  (row,) = experiment_lib.rows(run)
-  wanted = (
-    experiment.data.task.eval_sets(run.eval.examples, 0) if sets is None else sets
-  )
-  wanted = [
-    one for one in wanted if one.split not in ('train', 'dev') and not one.label
-  ]
-  wanted.append(EvalSet('train', run.data.examples))
+  (member,) = experiment_lib.rows(run)
   evaluator = experiment.evaluator(parallel.make_mesh(1))
-  made = exporting.make_rows(evaluator, experiment.member(row), wanted)
+  sets = [*held_out, EvalSet('train', run.data.examples)]
+  made = exporting.make_rows(evaluator, experiment.member(member), sets)
   task = experiment.data.task
   return {
-    split: [_question(config, task, one) for one in found]
-    for split, found in made.items()
+    split: [_question(config, task, row) for row in rows]
+    for split, rows in made.items()
   }
 
 
@@ -147,12 +190,3 @@ def _question(config: SymbolicTuning, task: Any, row: dict) -> Question:
       f'{known}'
     ) from None
   return Question((Turn('user', text),), expected, fields, row['slices'])
-
-
-def check_prompt(config: SymbolicTuning) -> None:
-  """Raises ConfigError where the prompt lacks the input: every answer needs it."""
-  named = {
-    name for _, name, _, _ in string.Formatter().parse(config.instructions.prompt)
-  }
-  if 'input' not in named:
-    raise ConfigError('instructions.prompt has no {input}')

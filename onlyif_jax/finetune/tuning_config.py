@@ -14,6 +14,7 @@ from onlyif_jax.tuning_settings import (
   DevicesConfig,
   MixtureTuning,
   SymbolicTuning,
+  parse_variant,
 )
 
 Tuning = SymbolicTuning | MixtureTuning
@@ -116,17 +117,38 @@ def check(c: Tuning) -> None:
     )
 
 
+def variant(c: SymbolicTuning, text: str) -> SymbolicTuning:
+  """The config with the settings of one of its variants; raises ConfigError."""
+  changes = parse_variant(c.task, text)
+  counts = changes.pop('instructions.counts', c.instructions.counts)
+  fields = {name.removeprefix('task.'): value for name, value in changes.items()}
+  try:
+    task = dataclasses.replace(c.task, **fields)
+  except ValueError as e:
+    raise ConfigError(f'instructions.variants, {text!r}: {e}') from None
+  instructions = dataclasses.replace(c.instructions, counts=counts)
+  return dataclasses.replace(c, task=task, instructions=instructions)
+
+
 def _check_instructions(c: SymbolicTuning) -> None:
+  i = c.instructions
+  if len(set(i.variants)) < len(i.variants):
+    raise ConfigError(f'instructions.variants={list(i.variants)} names a variant twice')
+  for text in i.variants or ('',):
+    _check_counts(variant(c, text))
+  if i.seeds < 1 or not 0 <= i.noop_share < 1:
+    raise ConfigError('instructions.seeds must be 1 or more, noop_share in [0, 1)')
+  for text in i.subsets:
+    parse_subset(text)
+
+
+def _check_counts(c: SymbolicTuning) -> None:
   i = c.instructions
   if not i.counts or min(i.counts) < 1 or max(i.counts) > i.examples:
     raise ConfigError(
       f'instructions.counts={list(i.counts)} must be from 1 to instructions.examples='
       f'{i.examples}'
     )
-  if i.seeds < 1 or not 0 <= i.noop_share < 1:
-    raise ConfigError('instructions.seeds must be 1 or more, noop_share in [0, 1)')
-  for text in i.subsets:
-    parse_subset(text)
 
 
 def parse_subset(text: str) -> tuple[float, float]:
@@ -148,9 +170,9 @@ def parse_subset(text: str) -> tuple[float, float]:
 def differences(old: Tuning, new: Tuning) -> dict[str, tuple[Any, Any]]:
   """Fields that keep `new` from going on in the workdir of `old`."""
   a, b = (config_lib.flatten(dataclasses.asdict(c)) for c in (old, new))
-  extended = ('instructions.counts', 'instructions.seeds', 'mixture.rows', 'seeds')
   ignored = (
-    *extended,
+    *('instructions.counts', 'instructions.variants', 'instructions.seeds'),
+    *('mixture.rows', 'seeds'),
     *(f'devices.{f.name}' for f in dataclasses.fields(DevicesConfig)),
   )
   return {

@@ -1,8 +1,8 @@
-"""Attention of packed, padded and cached rows: who sees whom, and the softmax.
+"""Attention over packed, padded and cached rows: masks, cache and softmax.
 
-A row holds one or more segments; a token sees the tokens of its own segment that
-stand before it. Segment 0 is padding, on either side, and sees padding: a query that
-sees nothing would have no softmax. Shape names as in `gpt2`, and
+A row holds one or more segments; a token sees itself and the earlier tokens of its
+own segment. Segment 0 is padding, on either side, and sees padding: the softmax of a
+query that sees nothing is undefined. Shape names as in `gpt2`, and
   G heads of keys and values   S slots of a cache   T query positions
 """
 
@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from onlyif_jax.models.gpt2 import take
+from onlyif_jax.models.layers import take
 
-CUDNN_HEAD_WIDTH = 128  # the widest that cuDNN's attention takes on every GPU
+CUDNN_HEAD_WIDTH = 128  # the largest that cuDNN's attention supports on every GPU
 
 
 @jax.tree_util.register_dataclass
@@ -23,11 +23,11 @@ CUDNN_HEAD_WIDTH = 128  # the widest that cuDNN's attention takes on every GPU
 class Cache:
   """Keys and values of all layers; slots from `used` on are still empty.
 
-  A slot is a column of the batch, not a position: left padding takes slots too,
-  and segment 0 keeps it from being seen.
+  A slot is a column of the batch, not a position: left padding takes slots too, but
+  is not seen, because it is in segment 0.
   """
 
-  k: list[jax.Array]  # a [B, S, G, K] for each layer
+  k: list[jax.Array]  # per layer, [B, S, G, K]
   v: list[jax.Array]
   segments_BS: jax.Array
   used: jax.Array  # int32
@@ -42,41 +42,43 @@ def empty_cache(config, batch: int, length: int) -> Cache:
 
 
 def positions(segments_BL, length: int):
-  """Positions from 0 in each run of equal segments; [1, L] constants without any."""
+  """Positions [B, L] that count from 0 in each segment, or constants [1, L] if None."""
   index_L = np.arange(length, dtype=np.int32)
   if segments_BL is None:
     return index_L[None]
-  before_BL = jnp.pad(segments_BL[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
-  start_BL = jnp.where(segments_BL != before_BL, index_L[None], 0)
+  previous_BL = jnp.pad(segments_BL[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
+  start_BL = jnp.where(segments_BL != previous_BL, index_L[None], 0)
   return index_L[None] - jax.lax.cummax(start_BL, axis=1)
 
 
 def mask(segments_BL: Any, cache, at_BA, shape, window=None):
-  """allowed [B or 1, T, S], or None where it is plain causal attention."""
+  """Who sees whom, bool [B or 1, T, S]; None if it is plain causal attention.
+
+  at_BA: the query positions, by default all. shape: (B, L) of the tokens.
+  """
   if segments_BL is None and cache is None and at_BA is None:
     return None
   query_BT: Any = np.arange(shape[1], dtype=np.int32)[None]
   segments_BS = segments_BL if cache is None else cache.segments_BS
   if segments_BL is None:
-    segments_BL = jnp.ones(shape, jnp.int32)  # read only where there is a cache
+    segments_BL = jnp.ones(shape, jnp.int32)  # used only with a cache
   if at_BA is not None:
     query_BT = at_BA
     segments_BL = take(segments_BL, at_BA)
   if cache is not None:
     query_BT = query_BT + cache.used
   length = shape[1] if segments_BS is None else segments_BS.shape[1]
-  behind_BTS = query_BT[:, :, None] - np.arange(length, dtype=np.int32)[None, None]
-  allowed_BTS = behind_BTS >= 0
+  distance_BTS = query_BT[:, :, None] - np.arange(length, dtype=np.int32)[None, None]
+  allowed_BTS = distance_BTS >= 0
   if window is not None:
-    allowed_BTS = allowed_BTS & (behind_BTS < window)
+    allowed_BTS = allowed_BTS & (distance_BTS < window)
   if segments_BS is not None:
-    same_BTS = segments_BL[:, :, None] == segments_BS[:, None, :]
-    allowed_BTS = allowed_BTS & same_BTS
+    allowed_BTS = allowed_BTS & (segments_BL[:, :, None] == segments_BS[:, None, :])
   return jnp.asarray(allowed_BTS)
 
 
-def claim(cache, segments_BL, shape):
-  """The cache with the segments of the tokens that are about to come."""
+def claim(cache: Cache, segments_BL, shape) -> Cache:
+  """The cache with the segments of the tokens [B, L] that are about to be added."""
   if segments_BL is None:
     segments_BL = jnp.ones(shape, jnp.int32)
   segments_BS = jax.lax.dynamic_update_slice_in_dim(
@@ -86,7 +88,7 @@ def claim(cache, segments_BL, shape):
 
 
 def attend(q_BTHK, k_BSGK, v_BSGK, mask_BTS=None, window: int | None = None):
-  """Softmax attention under a mask, or causal within the window where there is none."""
+  """Softmax attention under a mask, or causal within the window if there is none."""
   masked = mask_BTS is not None
   cudnn = cudnn_may(
     jax.default_backend(), q_BTHK.dtype, q_BTHK.shape, k_BSGK.shape[1], masked
@@ -103,13 +105,13 @@ def attend(q_BTHK, k_BSGK, v_BSGK, mask_BTS=None, window: int | None = None):
 
 
 def cudnn_may(platform: str, dtype, q_shape, keys: int, masked: bool) -> bool:
-  """Whether cuDNN's attention takes these operands, with gradients."""
+  """Whether cuDNN's attention supports these operands, gradients included."""
   _, queries, _, head_width = q_shape
   return (
     platform == 'gpu'
     and dtype == jnp.bfloat16
     and head_width % 8 == 0
     and head_width <= CUDNN_HEAD_WIDTH
-    and queries == keys  # whole rows: neither answers' queries nor a cache
-    and not (masked and queries % 2)  # a mask is a bias, which wants even lengths
+    and queries == keys  # whole rows: neither queries of answers nor a cache
+    and not (masked and queries % 2)  # a mask becomes a bias, which needs even lengths
   )

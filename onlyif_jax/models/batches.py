@@ -1,14 +1,14 @@
-"""Rows of different lengths as few batches of few shapes, so few programs compile."""
+"""Batch rows of different lengths into few shapes, so that few programs compile."""
 
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-SHORTEST = 16
+SHORTEST = 16  # the smallest bucket
 
 
 def bucket(n: int) -> int:
-  """The next length of 16, 24, 32, 48, 64, 96, ...: at most half of it is filled up."""
+  """The smallest of 16, 24, 32, 48, 64, 96, ... that is at least n."""
   size = SHORTEST
   while size < n:
     size += size // 2 if size & (size - 1) == 0 else size // 3
@@ -16,21 +16,21 @@ def bucket(n: int) -> int:
 
 
 def groups(lengths: Sequence[int], batch_size: int) -> Iterator[np.ndarray]:
-  """Indices of the rows of each batch, longest first: what is too large fails early."""
+  """Indices of the rows of each batch, longest first, so that memory runs out early."""
   order = np.argsort(-np.asarray(lengths, int), kind='stable')
   for start in range(0, len(order), batch_size):
     yield order[start : start + batch_size]
 
 
 def height(rows: int, batch_size: int) -> int:
-  """Rows of every batch of one call: batch_size, or a power of 2 that is enough."""
+  """The rows of each batch of a call: batch_size, or fewer if a power of 2 suffices."""
   return min(batch_size, 1 << (rows - 1).bit_length())
 
 
 def pad(rows: Sequence[Sequence[int]], shape, *, left: bool) -> np.ndarray:
-  """int32 [B, L] with 0 beside each row, and in the rows that are not there."""
-  out_BL = np.zeros(shape, np.int32)
+  """The rows as int32 [B, L], padded with 0 on one side and with rows of 0."""
+  padded_BL = np.zeros(shape, np.int32)
   for n, row in enumerate(rows):
-    where = slice(shape[1] - len(row), None) if left else slice(len(row))
-    out_BL[n, where] = row
-  return out_BL
+    columns = slice(shape[1] - len(row), None) if left else slice(len(row))
+    padded_BL[n, columns] = row
+  return padded_BL

@@ -1,8 +1,7 @@
-"""Log-likelihoods of several continuations of one context, which is read only once.
+"""Log-likelihoods of several continuations of a context, which is read only once.
 
-One program reads the contexts into a key-value cache, a second one scores
-continuations, each behind its own context's cache. So the four answers to a question
-cost little more than one.
+One program reads the contexts into a key-value cache; a second scores continuations
+after the cached contexts. So the four answers to a question cost little more than one.
 """
 
 import dataclasses
@@ -23,7 +22,7 @@ Ids = Sequence[int]
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-  """ln p of each token of a continuation, and whether greedy decoding gives it."""
+  """ln p of each token of a continuation, and whether greedy decoding yields it."""
 
   logprobs: np.ndarray  # float32
   greedy: bool
@@ -42,57 +41,66 @@ def score(
   batch_size: int = 8,
   sharding: Any = None,
 ) -> Iterator[tuple[int, list[Score]]]:
-  """Yields (index of a group, its continuations' scores), longest groups first.
+  """Yield (index of a group, scores of its continuations), longest groups first.
 
-  graphdef, params as in `generate`; a group is (context, continuations), none of them
-  empty. sharding: of the batch's rows over devices. Among equal logits the lowest id
-  is the greedy one. Raises ConfigError, before anything is computed, for an empty
-  context or continuation, ids beyond the vocabulary and more positions than a model
-  with learned ones has.
+  graphdef, params: as in `generate`. groups: (context, continuations), none empty.
+  sharding: of the batch's rows over devices. Among equal logits greedy decoding takes
+  the lowest id. Raises ConfigError, before any computation, for an empty context or
+  continuation, ids beyond the vocabulary, and more positions than a model with
+  learned positions has.
   """
   config = llama.merge(graphdef, params).config
   for n, group in enumerate(groups):
     _check(n, *group, config)
-  lengths = [len(context) + max(map(len, some)) for context, some in groups]
+  lengths = [
+    len(context) + max(map(len, continuations)) for context, continuations in groups
+  ]
   height = batches.height(len(groups), batch_size)
 
-  def put(*arrays):
-    return arrays if sharding is None else jax.device_put(arrays, sharding)
-
   def run():
-    for chosen in batches.groups(lengths, height):
-      own = [groups[i] for i in chosen]
-      # The last token of a context is read with the continuation that it predicts.
-      before = [context[:-1] for context, _ in own]
-      length_B = np.zeros(height, np.int32)
-      length_B[: len(own)] = [len(row) for row in before]
-      shape = height, batches.bucket(int(length_B.max()))
-      most = _short(max(len(c) for _, some in own for c in some))
-      given = put(batches.pad(before, shape, left=True), length_B)
-      cache = _read(graphdef, params, *given, room=most)
-      parts = [(n, c) for n, (_, some) in enumerate(own) for c in some]
-      scores: list[list[Score]] = [[] for _ in own]
-      for start in range(0, len(parts), height):
-        some = parts[start : start + height]
-        given = put(*_rows(some, own, length_B, (height, most)))
-        found = map(np.asarray, _continue(graphdef, params, cache, *given))
-        for (n, c), logprob_A, best_A in zip(some, *found, strict=False):
-          greedy = bool((best_A[: len(c)] == np.asarray(c)).all())
-          scores[n].append(Score(logprob_A[: len(c)], greedy))
-      yield from zip(map(int, chosen), scores, strict=True)
+    for indices in batches.groups(lengths, height):
+      batch = [groups[i] for i in indices]
+      scores = _score_batch(graphdef, params, batch, height, sharding)
+      yield from zip(map(int, indices), scores, strict=True)
 
   return run()
 
 
-def _rows(some, own, length_B, shape):
-  """(which cache row, tokens, their count, first position, targets) of a batch."""
-  fed = [[own[n][0][-1], *c[:-1]] for n, c in some]
-  which_B, count_B = np.zeros((2, shape[0]), np.int32)
-  which_B[: len(some)] = [n for n, _ in some]
-  count_B[: len(some)] = [len(c) for _, c in some]
-  tokens_BA = batches.pad(fed, shape, left=False)
-  target_BA = batches.pad([c for _, c in some], shape, left=False)
-  return which_B, tokens_BA, count_B, length_B[which_B], target_BA
+def _score_batch(graphdef, params, groups, height, sharding) -> list[list[Score]]:
+  """The scores of the continuations of at most `height` groups."""
+
+  def put(*arrays):
+    return arrays if sharding is None else jax.device_put(arrays, sharding)
+
+  # The last token of a context is read with the continuation that it predicts.
+  contexts = [context[:-1] for context, _ in groups]
+  length_B = np.zeros(height, np.int32)
+  length_B[: len(groups)] = [len(row) for row in contexts]
+  shape = height, batches.bucket(int(length_B.max()))
+  tokens_BL = batches.pad(contexts, shape, left=True)
+  rows = [(n, c) for n, (_, continuations) in enumerate(groups) for c in continuations]
+  answer_length = _answer_bucket(max(len(c) for _, c in rows))
+  cache = _read(graphdef, params, *put(tokens_BL, length_B), room=answer_length)
+  scores: list[list[Score]] = [[] for _ in groups]
+  for start in range(0, len(rows), height):
+    batch = rows[start : start + height]
+    arrays = put(*_arrays(batch, groups, length_B, (height, answer_length)))
+    results = map(np.asarray, _continue(graphdef, params, cache, *arrays))
+    for (n, c), logprob_A, best_A in zip(batch, *results, strict=False):
+      greedy = bool((best_A[: len(c)] == np.asarray(c)).all())
+      scores[n].append(Score(logprob_A[: len(c)], greedy))
+  return scores
+
+
+def _arrays(rows, groups, length_B, shape):
+  """(index of the cache row, tokens, their count, first position, targets)."""
+  inputs = [[groups[n][0][-1], *c[:-1]] for n, c in rows]
+  cache_row_B, count_B = np.zeros((2, shape[0]), np.int32)
+  cache_row_B[: len(rows)] = [n for n, _ in rows]
+  count_B[: len(rows)] = [len(c) for _, c in rows]
+  tokens_BA = batches.pad(inputs, shape, left=False)
+  target_BA = batches.pad([c for _, c in rows], shape, left=False)
+  return cache_row_B, tokens_BA, count_B, length_B[cache_row_B], target_BA
 
 
 def _check(n, context, continuations, config):
@@ -112,21 +120,21 @@ def _check(n, context, continuations, config):
       )
 
 
-def _short(n: int) -> int:
-  """The next length of 1, 2, 4, 8, and then of the buckets: most answers are short."""
+def _answer_bucket(n: int) -> int:
+  """The next of 1, 2, 4, 8 (most answers are short) and then of the buckets."""
   return 1 << (n - 1).bit_length() if n < batches.SHORTEST else batches.bucket(n)
 
 
 @functools.partial(jax.jit, static_argnames=('graphdef', 'room'))
 def _read(graphdef, params, tokens_BL, length_B, *, room):
-  """A cache of left-padded rows of length_B tokens, with room for more."""
+  """The cache of left-padded rows of length_B tokens, with room for more tokens."""
   model = llama.merge(graphdef, params)
   batch, length = tokens_BL.shape
-  behind_BL = length - 1 - np.arange(length, dtype=np.int32)[None]
+  to_end_BL = length - 1 - np.arange(length, dtype=np.int32)[None]
   _, cache = model(
     tokens_BL,
-    positions_BL=jnp.maximum(length_B[:, None] - 1 - behind_BL, 0),
-    segments_BL=(behind_BL < length_B[:, None]).astype(jnp.int32),
+    positions_BL=jnp.maximum(length_B[:, None] - 1 - to_end_BL, 0),
+    segments_BL=(to_end_BL < length_B[:, None]).astype(jnp.int32),
     cache=empty_cache(model.config, batch, length + room),
     answer_BA=jnp.full((batch, 1), length - 1, jnp.int32),
   )
@@ -134,18 +142,20 @@ def _read(graphdef, params, tokens_BL, length_B, *, room):
 
 
 @functools.partial(jax.jit, static_argnames='graphdef')
-def _continue(graphdef, params, cache, which_B, tokens_BA, count_B, first_B, target_BA):
-  """(ln p of the targets, the most probable tokens) [B, A] behind cache rows."""
+def _continue(
+  graphdef, params, cache, cache_row_B, tokens_BA, count_B, first_B, target_BA
+):
+  """(ln p of the targets, the most probable tokens), each [B, A], after cache rows."""
   model = llama.merge(graphdef, params)
-  cache = jax.tree.map(lambda x: x[which_B] if x.ndim else x, cache)
+  cache = jax.tree.map(lambda x: x[cache_row_B] if x.ndim else x, cache)
   index_A = np.arange(tokens_BA.shape[1], dtype=np.int32)
-  real_BA = index_A[None] < count_B[:, None]
+  is_token_BA = index_A[None] < count_B[:, None]
   logits_BAV, _ = model(
     tokens_BA,
-    positions_BL=jnp.where(real_BA, first_B[:, None] + index_A[None], 0),
-    segments_BL=real_BA.astype(jnp.int32),
+    positions_BL=jnp.where(is_token_BA, first_B[:, None] + index_A[None], 0),
+    segments_BL=is_token_BA.astype(jnp.int32),
     cache=cache,
   )
-  at_target_BA1 = jnp.take_along_axis(logits_BAV, target_BA[:, :, None], axis=-1)
-  logprob_BA = at_target_BA1[:, :, 0] - jax.nn.logsumexp(logits_BAV, axis=-1)
+  logit_BA1 = jnp.take_along_axis(logits_BAV, target_BA[:, :, None], axis=-1)
+  logprob_BA = logit_BA1[:, :, 0] - jax.nn.logsumexp(logits_BAV, axis=-1)
   return logprob_BA, jnp.argmax(logits_BAV, axis=-1)

@@ -1,8 +1,8 @@
-"""Free-running greedy decoding with a key-value cache.
+"""Greedy decoding with a key-value cache.
 
-One token goes through the model per step of one scan, the prompt's tokens as
-well as the generated ones. Prompts of different lengths therefore stay
-right-padded without gaps, and a token's position is its index, as in training.
+In each step of a scan one token goes through the model, be it of the prompt or
+generated. So prompts of different lengths stay right-padded without gaps, and a
+token's position is its index, as in training.
 """
 
 import dataclasses
@@ -21,8 +21,8 @@ from onlyif_jax.tasks import tokens
 class KVCache:
   """Keys and values of one layer; positions from `used` on are still empty.
 
-  Empty positions need no mask of their own: they lie behind every query, and
-  attention compares positions.
+  Empty positions need no mask: they come after every query, and attention compares
+  positions.
   """
 
   k_BLHK: jax.Array
@@ -30,10 +30,10 @@ class KVCache:
   used: jax.Array  # int32
 
   def append(self, k_BTHK, v_BTHK):
-    """Writes the next T positions: (all keys, all values, the new cache)."""
-    at = (0, self.used, 0, 0)
-    k_BLHK = jax.lax.dynamic_update_slice(self.k_BLHK, k_BTHK, at)
-    v_BLHK = jax.lax.dynamic_update_slice(self.v_BLHK, v_BTHK, at)
+    """Add the next T positions: (all keys, all values, the new cache)."""
+    start = (0, self.used, 0, 0)
+    k_BLHK = jax.lax.dynamic_update_slice(self.k_BLHK, k_BTHK, start)
+    v_BLHK = jax.lax.dynamic_update_slice(self.v_BLHK, v_BTHK, start)
     return k_BLHK, v_BLHK, KVCache(k_BLHK, v_BLHK, self.used + k_BTHK.shape[1])
 
 
@@ -45,13 +45,13 @@ def empty_cache(config: GPT2Config, batch: int, length: int) -> list[KVCache]:
 
 
 def greedy(graphdef, params, prompt_BL, prompt_len_B, length: int, eos=tokens.EOS):
-  """Continues each prompt with the most probable tokens: tokens [B, length].
+  """Continue each prompt with the most probable tokens: tokens [B, length].
 
-  prompt_BL: right-padded prompts, at least one token each; what stands behind
-  prompt_len_B is ignored, so whole examples with `answer_start` do as well.
-  A row ends at its first generated `eos`, which stays, and is PAD from there.
-  Among equal logits the lowest id wins. `length` and `eos` are static.
-  Raises ConfigError where a model with learned positions has too few of them.
+  prompt_BL: right-padded prompts of at least one token. Tokens after prompt_len_B are
+  ignored, so prompts may be whole examples, with `answer_start` as the length. A row
+  ends with its first generated `eos`, and is PAD after it. Among equal logits the
+  lowest id wins. `length` and `eos` are static. Raises ConfigError if a model with
+  learned positions has too few of them.
   """
   model = nnx.merge(graphdef, params)
   config = model.config
@@ -70,12 +70,12 @@ def greedy(graphdef, params, prompt_BL, prompt_len_B, length: int, eos=tokens.EO
     )
     best_B = jnp.argmax(logits_B1V[:, 0], axis=-1)
     generated_B = jnp.where(ended_B, tokens.PAD, best_B)
-    given_B = t + 1 < prompt_len_B
-    token_B = jnp.where(given_B, prompt_BL[:, t + 1], generated_B)
+    in_prompt_B = t + 1 < prompt_len_B
+    token_B = jnp.where(in_prompt_B, prompt_BL[:, t + 1], generated_B)
     token_B = token_B.astype(prompt_BL.dtype)
-    ended_B |= ~given_B & (token_B == eos)
+    ended_B |= ~in_prompt_B & (token_B == eos)
     return (token_B, ended_B, cache), token_B
 
   start = (prompt_BL[:, 0], jnp.zeros(batch, bool), empty_cache(config, batch, length))
-  _, rest_LB = jax.lax.scan(step, start, jnp.arange(length - 1))
-  return jnp.concatenate([prompt_BL[:, :1], rest_LB.T], axis=1)
+  _, tokens_LB = jax.lax.scan(step, start, jnp.arange(length - 1))
+  return jnp.concatenate([prompt_BL[:, :1], tokens_LB.T], axis=1)

@@ -1,9 +1,9 @@
-"""Generation from decoders: batched, greedy or sampled, with a key-value cache.
+"""Batched generation from decoders, greedy or sampled, with a key-value cache.
 
-Prompts are padded on the left, so that every row continues in the same column. One
-program reads the prompts, a second one makes tokens until a limit or until all
-rows have ended. The token `step` of row `index` is drawn with a key of these two
-numbers: it depends neither on the batch nor on the order of the prompts.
+Prompts are padded on the left, so that all rows continue in the same column. One
+program reads the prompts; a second generates tokens until a limit or until all rows
+have ended. A token is drawn with a key of its prompt's index and its step, so it
+depends neither on the batch nor on the order of the prompts.
 """
 
 import dataclasses
@@ -19,19 +19,19 @@ from onlyif_jax.config import ConfigError
 from onlyif_jax.models import batches, llama
 from onlyif_jax.models.attention import Cache, empty_cache
 
-CONTEXT = 8  # tokens of the prompt that are decoded along: spaces depend on them
+CONTEXT = 8  # tokens of the prompt decoded with the answer, whose spaces need them
 
 
 class Tokenizer(Protocol):
-  """What generation needs of a tokenizer; `encode` adds no special token."""
+  """The interface of a tokenizer; `encode` adds no special token."""
 
   @property
   def bos_id(self) -> int | None:
-    """Starts every prompt that is given as text; None: nothing does."""
+    """The id put before every prompt in text; None: none is."""
 
   @property
   def eos_id(self) -> int | None:
-    """Ends a row unless other stop ids are given."""
+    """The default stop id."""
 
   def encode(self, text: str) -> Sequence[int]:
     """Text -> ids."""
@@ -44,10 +44,10 @@ class Tokenizer(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-  """How a token is chosen: temperature 0 is greedy, ties going to the lowest id.
+  """How tokens are chosen: temperature 0 is greedy, with ties to the lowest id.
 
-  Otherwise among the top_k most probable tokens (0: all), and of those among the
-  fewest that hold the probability top_p.
+  Otherwise a token is drawn from the top_k most probable ones (0: all), and of these
+  from the fewest whose probability reaches top_p.
   """
 
   temperature: float = 0.0
@@ -60,10 +60,10 @@ GREEDY = Sampling()
 
 @dataclasses.dataclass(frozen=True)
 class Generation:
-  """One continuation: `index` is its prompt's, `ended` says what ended it.
+  """The continuation of the prompt with an index.
 
-  ended is 'stop_id' (which is not among the tokens), 'stop_string' (where the text
-  is cut; the tokens reach to where it was complete) or 'length'.
+  ended: 'stop_id' (not among the tokens), 'stop_string' (the text ends before it, the
+  tokens with its last one) or 'length'.
   """
 
   index: int
@@ -75,14 +75,14 @@ class Generation:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class State:
-  """A batch in the middle of its generation."""
+  """A batch during its generation."""
 
   cache: Cache
-  length_B: jax.Array  # real tokens of the prompts
-  row_B: jax.Array  # which prompt: addresses the random numbers
+  length_B: jax.Array  # tokens of the prompts without padding
+  row_B: jax.Array  # indices of the prompts, which address the random numbers
   tokens_BN: jax.Array
   made: jax.Array  # int32: columns of tokens_BN that are filled
-  count_B: jax.Array  # tokens of each row before it ended
+  count_B: jax.Array  # tokens of each row before its end
   done_B: jax.Array
 
 
@@ -101,18 +101,18 @@ def generate(
   check_every: int = 16,
   sharding: Any = None,
 ) -> Iterator[Generation]:
-  """Continues each prompt; yields in order of falling length, `index` says which.
+  """Continue each prompt; yields the longest prompts first.
 
-  graphdef, params: a decoder's (`llama.graphdef`, or an adapted one's with a tuple
-  of its parts). A prompt is a text, to which bos_id is added, or ids as they are;
-  without a tokenizer all are ids, and the texts are empty.
-  key: required where tokens are sampled. stop_ids: default the tokenizer's eos_id.
-  stop_strings are looked for every check_every tokens, which changes speed only.
-  sharding: of the batch's rows over devices. Raises ConfigError, before anything is
-  computed, for an empty prompt, ids beyond the vocabulary, sampling without a key,
-  max_new_tokens below 1 and more positions than a model with learned ones has.
+  graphdef, params: of a decoder (`llama.graphdef`), or of an adapted one with a tuple
+  of subtrees. prompts: texts, to which bos_id is added, or ids, which are used as they
+  are. tokenizer: without one all prompts are ids and all texts are empty. key: required
+  for sampling. stop_ids: by default the tokenizer's eos_id. check_every: tokens between
+  searches for stop_strings; changes only the speed. sharding: of the batch's rows over
+  devices. Raises ConfigError, before any computation, for an empty prompt, ids beyond
+  the vocabulary, sampling without a key, max_new_tokens below 1, and more positions
+  than a model with learned positions has.
   """
-  ids = [_encoded(prompt, tokenizer) for prompt in prompts]
+  ids = [_encode(prompt, tokenizer) for prompt in prompts]
   if stop_ids is None:
     eos_id = None if tokenizer is None else tokenizer.eos_id
     stop_ids = () if eos_id is None else (eos_id,)
@@ -122,17 +122,17 @@ def generate(
   _check(ids, config, max_new_tokens, sampling, key)
   stop_S = np.asarray(stop_ids, np.int32).reshape(-1)
   model = graphdef, params
-  how = {'key': key, 'stop_S': stop_S, 'static': (max_new_tokens, sampling)}
+  options = {'key': key, 'stop_S': stop_S, 'static': (max_new_tokens, sampling)}
+  extend = functools.partial(advance, *model, **options)
   height = batches.height(len(ids), batch_size)
+  interval = check_every if stop_strings else max_new_tokens
 
   def run():
-    for chosen in batches.groups([len(row) for row in ids], height):
-      rows = [ids[i] for i in chosen]
-      state = _begin(*model, rows, chosen, height, sharding, **how)
+    for indices in batches.groups([len(row) for row in ids], height):
+      rows = [ids[i] for i in indices]
+      state = _begin(*model, rows, indices, height, sharding, **options)
       watch = _Watch(tokenizer, rows, stop_strings)
-      more = functools.partial(advance, *model, **how)
-      every = check_every if stop_strings else max_new_tokens
-      yield from _finish(state, watch, more, every, max_new_tokens, chosen)
+      yield from _finish(state, watch, extend, interval, max_new_tokens, indices)
 
   return run()
 
@@ -158,61 +158,59 @@ def _check(ids, config, max_new_tokens, sampling, key):
     )
 
 
-def _finish(state, watch, more, every, most, chosen) -> Iterator[Generation]:
-  """Goes on until all rows have ended, looking at their texts now and then."""
+def _finish(state, watch, extend, interval, limit, indices) -> Iterator[Generation]:
+  """Generate until all rows have ended; stop strings are searched at intervals."""
   made = 1
   while True:
     stopped_B = watch.look(state)
     if stopped_B.any():
       state = dataclasses.replace(state, done_B=state.done_B | stopped_B)
-    if made >= most or bool(state.done_B.all()):
-      return watch.results(state, chosen)
-    made = min(made + every, most)
-    state = more(state=state, limit=made)
+    if made >= limit or bool(state.done_B.all()):
+      return watch.results(state, indices)
+    made = min(made + interval, limit)
+    state = extend(state=state, limit=made)
 
 
-def _begin(graphdef, params, rows, chosen, height, sharding, **how) -> State:
+def _begin(graphdef, params, rows, indices, height, sharding, **options) -> State:
   """The state after the prompts and the first token of each."""
   length_B = np.zeros(height, np.int32)
   length_B[: len(rows)] = [len(row) for row in rows]
   row_B = np.zeros(height, np.int32)
-  row_B[: len(rows)] = chosen
+  row_B[: len(rows)] = indices
   shape = height, batches.bucket(int(length_B.max()))
-  given = batches.pad(rows, shape, left=True), length_B, row_B
+  arrays = batches.pad(rows, shape, left=True), length_B, row_B
   if sharding is not None:
-    given = jax.device_put(given, sharding)
-  return start(graphdef, params, *given, **how)
+    arrays = jax.device_put(arrays, sharding)
+  return start(graphdef, params, *arrays, **options)
 
 
 @functools.partial(jax.jit, static_argnames=('graphdef', 'static'))
 def start(
   graphdef, params, tokens_BL, length_B, row_B, *, key, stop_S, static
 ) -> State:
-  """Reads left-padded prompts of length_B tokens and makes the first token of each.
+  """Read left-padded prompts of length_B tokens and choose the first token of each.
 
-  static = (most new tokens, Sampling). A row of length 0 is done from the start.
+  static: (max_new_tokens, Sampling). A row of length 0 is done from the start.
   """
-  new, sampling = static
+  max_new_tokens, sampling = static
   model = llama.merge(graphdef, params)
   batch, length = tokens_BL.shape
-  behind_BL = length - 1 - np.arange(length, dtype=np.int32)[None]
-  segments_BL = (behind_BL < length_B[:, None]).astype(jnp.int32)
-  position_BL = jnp.maximum(length_B[:, None] - 1 - behind_BL, 0)
+  to_end_BL = length - 1 - np.arange(length, dtype=np.int32)[None]
   logits_B1V, cache = model(
     tokens_BL,
-    positions_BL=position_BL,
-    segments_BL=segments_BL,
-    cache=empty_cache(model.config, batch, length + new),
+    positions_BL=jnp.maximum(length_B[:, None] - 1 - to_end_BL, 0),
+    segments_BL=(to_end_BL < length_B[:, None]).astype(jnp.int32),
+    cache=empty_cache(model.config, batch, length + max_new_tokens),
     answer_BA=jnp.full((batch, 1), length - 1, jnp.int32),
   )
   state = State(
-    cache,
-    length_B,
-    row_B,
-    jnp.zeros((batch, new), jnp.int32),
-    jnp.int32(0),
-    jnp.zeros(batch, jnp.int32),
-    length_B == 0,
+    cache=cache,
+    length_B=length_B,
+    row_B=row_B,
+    tokens_BN=jnp.zeros((batch, max_new_tokens), jnp.int32),
+    made=jnp.int32(0),
+    count_B=jnp.zeros(batch, jnp.int32),
+    done_B=length_B == 0,
   )
   return _choose(state, logits_B1V[:, 0], key, sampling, stop_S)
 
@@ -221,7 +219,7 @@ def start(
   jax.jit, static_argnames=('graphdef', 'static'), donate_argnames='state'
 )
 def advance(graphdef, params, *, state: State, limit, key, stop_S, static) -> State:
-  """Makes tokens until there are `limit` columns or all rows are done."""
+  """Generate tokens until `limit` columns are filled or all rows are done."""
   _, sampling = static
   model = llama.merge(graphdef, params)
 
@@ -232,10 +230,10 @@ def advance(graphdef, params, *, state: State, limit, key, stop_S, static) -> St
     state = dataclasses.replace(state, cache=cache)
     return _choose(state, logits_B1V[:, 0], key, sampling, stop_S)
 
-  def going(state):
+  def unfinished(state):
     return (state.made < limit) & ~state.done_B.all()
 
-  return jax.lax.while_loop(going, step, state)
+  return jax.lax.while_loop(unfinished, step, state)
 
 
 def _choose(state, logits_BV, key, sampling, stop_S):
@@ -257,10 +255,10 @@ def _choose(state, logits_BV, key, sampling, stop_S):
 
 
 def pick(logits_BV, sampling: Sampling, key, row_B, step):
-  """One token for each row, int32 [B]; drawn with fold_in(fold_in(key, row), step)."""
+  """One token per row, int32 [B]; drawn with fold_in(fold_in(key, row), step)."""
   if sampling.temperature == 0:
     return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
-  logits_BV = _cut(logits_BV / sampling.temperature, sampling)
+  logits_BV = _truncate(logits_BV / sampling.temperature, sampling)
 
   def draw(row, logits_V):
     key_ = jax.random.fold_in(jax.random.fold_in(key, row), step)
@@ -269,23 +267,23 @@ def pick(logits_BV, sampling: Sampling, key, row_B, step):
   return jax.vmap(draw)(row_B, logits_BV).astype(jnp.int32)
 
 
-def _cut(logits_BV, sampling):
-  """Logits with -inf where top_k and top_p leave a token out."""
+def _truncate(logits_BV, sampling):
+  """The logits, -inf for tokens that top_k and top_p exclude."""
   if sampling.top_k:
-    kept_BK, _ = jax.lax.top_k(logits_BV, min(sampling.top_k, logits_BV.shape[1]))
-    logits_BV = jnp.where(logits_BV >= kept_BK[:, -1:], logits_BV, -jnp.inf)
+    top_BK, _ = jax.lax.top_k(logits_BV, min(sampling.top_k, logits_BV.shape[1]))
+    logits_BV = jnp.where(logits_BV >= top_BK[:, -1:], logits_BV, -jnp.inf)
   if sampling.top_p < 1:
-    down_BV = jnp.sort(logits_BV, axis=-1, descending=True)
-    share_BV = jax.nn.softmax(down_BV, axis=-1)
-    before_BV = jnp.cumsum(share_BV, axis=-1) - share_BV
-    within_BV = jnp.where(before_BV < sampling.top_p, down_BV, jnp.inf)
-    logits_BV = jnp.where(
-      logits_BV >= within_BV.min(-1, keepdims=True), logits_BV, -jnp.inf
-    )
+    sorted_BV = jnp.sort(logits_BV, axis=-1, descending=True)
+    probability_BV = jax.nn.softmax(sorted_BV, axis=-1)
+    before_BV = jnp.cumsum(probability_BV, axis=-1) - probability_BV
+    kept_BV = jnp.where(before_BV < sampling.top_p, sorted_BV, jnp.inf)
+    threshold_B1 = kept_BV.min(-1, keepdims=True)
+    logits_BV = jnp.where(logits_BV >= threshold_B1, logits_BV, -jnp.inf)
   return logits_BV
 
 
-def _encoded(prompt, tokenizer):
+def _encode(prompt, tokenizer) -> list[int]:
+  """The ids of a prompt in text or ids."""
   if not isinstance(prompt, str):
     return list(map(int, prompt))
   if tokenizer is None:
@@ -295,57 +293,58 @@ def _encoded(prompt, tokenizer):
 
 
 class _Watch:
-  """Looks for stop strings in the texts of one batch, on the host."""
+  """Searches the texts of a batch for stop strings, on the host."""
 
   def __init__(self, tokenizer, rows, stop_strings):
     self.tokenizer, self.rows, self.stop_strings = tokenizer, rows, stop_strings
-    self.looked = [0] * len(rows)
-    self.found: dict[int, tuple[int, str]] = {}  # row -> tokens, text before it
+    self.searched = [0] * len(rows)  # tokens of each row without a stop string
+    self.stops: dict[int, tuple[int, str]] = {}  # row -> (tokens, text before the stop)
 
   def look(self, state) -> np.ndarray:
-    """Rows whose text now contains a stop string, as bool [B]."""
+    """The rows (bool [B]) whose text contains a stop string."""
     stopped_B = np.zeros(len(state.done_B), bool)
     if self.stop_strings:
       tokens_BN, count_B = np.asarray(state.tokens_BN), np.asarray(state.count_B)
       for n in range(len(self.rows)):
-        if n not in self.found:
-          self._look_at(n, tokens_BN[n, : count_B[n]].tolist())
-        stopped_B[n] = n in self.found
+        if n not in self.stops:
+          self._search(n, tokens_BN[n, : count_B[n]].tolist())
+        stopped_B[n] = n in self.stops
     return stopped_B
 
-  def _look_at(self, n, ids):
-    if self._cut(self._text(n, ids)) is not None:
-      for count in range(self.looked[n] + 1, len(ids) + 1):
-        cut = self._cut(self._text(n, ids[:count]))
-        if cut is not None:
-          self.found[n] = count, cut
+  def _search(self, n: int, ids: list[int]) -> None:
+    """Find the first token with which row n contains a stop string."""
+    if self._before_stop(self._text(n, ids)) is not None:
+      for count in range(self.searched[n] + 1, len(ids) + 1):
+        text = self._before_stop(self._text(n, ids[:count]))
+        if text is not None:
+          self.stops[n] = count, text
           return
-    self.looked[n] = len(ids)
+    self.searched[n] = len(ids)
 
-  def _cut(self, text):
-    """The text before the first stop string, None without any."""
-    places = [text.find(stop) for stop in self.stop_strings]
-    first = min((place for place in places if place >= 0), default=None)
+  def _before_stop(self, text: str) -> str | None:
+    """The text before the first stop string, or None without any."""
+    starts = [text.find(stop) for stop in self.stop_strings]
+    first = min((start for start in starts if start >= 0), default=None)
     return None if first is None else text[:first]
 
-  def _text(self, n, ids):
-    """The text that ids add to their prompt."""
+  def _text(self, n: int, ids: list[int]) -> str:
+    """The text that ids add to prompt n."""
     if self.tokenizer is None:
       return ''
-    before = self.rows[n][-CONTEXT:]
-    prefix = self.tokenizer.decode(before)
-    whole = self.tokenizer.decode([*before, *ids])
-    if whole.startswith(prefix):
-      return whole[len(prefix) :]
+    context = self.rows[n][-CONTEXT:]
+    prefix = self.tokenizer.decode(context)
+    text = self.tokenizer.decode([*context, *ids])
+    if text.startswith(prefix):
+      return text[len(prefix) :]
     return self.tokenizer.decode(ids)
 
-  def results(self, state, chosen) -> Iterator[Generation]:
-    """What each row has become."""
+  def results(self, state, indices) -> Iterator[Generation]:
+    """The generation of each row."""
     tokens_BN, count_B = np.asarray(state.tokens_BN), np.asarray(state.count_B)
-    for n, index in enumerate(chosen):
+    for n, index in enumerate(indices):
       ids = tokens_BN[n, : count_B[n]].tolist()
-      if n in self.found:
-        count, text = self.found[n]
+      if n in self.stops:
+        count, text = self.stops[n]
         yield Generation(int(index), ids[:count], text, 'stop_string')
       else:
         ended = 'length' if len(ids) == tokens_BN.shape[1] else 'stop_id'

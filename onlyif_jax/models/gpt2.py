@@ -1,6 +1,6 @@
-"""GPT-2 in NNX, with the details of the Hugging Face model.
+"""GPT-2 in Flax NNX, numerically as in Hugging Face transformers.
 
-Legend of shapes, used in all names of this package:
+Legend of the shape suffixes in names, for the whole package:
   B batch   L sequence   A answer positions   T query positions
   D width   H heads      K head width         F feed-forward width   V vocabulary
   M members of a stack   P letters of x       Q letters of y         Z letters of z
@@ -15,25 +15,25 @@ import numpy as np
 from flax import nnx
 
 from onlyif_jax.models import layers
+from onlyif_jax.models.layers import INIT_STD, take
 
 LAYER_NORM_EPSILON = 1e-5  # as in HF; the NNX default is 1e-6
-INIT_STD = 0.02
 
 
 @dataclasses.dataclass(frozen=True)
 class GPT2Config:
-  """Sizes and switches; positions are 'learned' (GPT-2) or 'rotary' (GPT-NeoX)."""
+  """Sizes and options of a model; see `settings.ModelConfig`."""
 
   vocab_size: int
   max_length: int
   layers: int
   width: int
   heads: int
-  positions: str = 'learned'
+  positions: str = 'learned'  # 'learned' (GPT-2) or 'rotary' (GPT-NeoX)
   rotary_base: float = 10_000.0
   dropout: float = 0.0
   compute_dtype: str = 'float32'
-  attention: str = 'plain'  # or 'fused'
+  attention: str = 'plain'  # 'plain' or 'fused'
 
   @property
   def head_width(self) -> int:
@@ -42,7 +42,7 @@ class GPT2Config:
 
 
 class Attention(nnx.Module):
-  """Causal self-attention; queries may be a subset of the positions."""
+  """Causal self-attention, with queries at all positions or at a subset."""
 
   def __init__(self, config: GPT2Config, *, rngs: nnx.Rngs):
     self.config = config
@@ -50,19 +50,11 @@ class Attention(nnx.Module):
     self.out = _linear(config, config.width, config.width, rngs, residual=True)
 
   def __call__(self, x_BLD, positions_BL, at_BA=None, mask=None, cache=None):
-    """(y, cache); without positions_BL the positions are the indices."""
+    """(y, the cache with the new keys and values); positions_BL=None: the indices."""
     c = self.config
-    causal = all(v is None for v in (positions_BL, at_BA, mask, cache))
-    if at_BA is None:
-      q_BTD, k_BLD, v_BLD = jnp.split(layers.linear(self.qkv, x_BLD), 3, axis=-1)
-    else:  # queries at some positions only: the other rows of q are not needed
-      kernel, bias = layers.weights(self.qkv, x_BLD.dtype)
-      wq_DD, wkv_D2D = jnp.split(kernel, [c.width], axis=1)
-      bq_D, bkv_2D = jnp.split(bias, [c.width])
-      q_BTD = layers.affine(take(x_BLD, at_BA), wq_DD, bq_D)
-      k_BLD, v_BLD = jnp.split(layers.affine(x_BLD, wkv_D2D, bkv_2D), 2, axis=-1)
-    q_BTHK, k_BLHK, v_BLHK = map(self._heads, (q_BTD, k_BLD, v_BLD))
-    if positions_BL is None:  # in numpy: constants of the program
+    is_causal = all(v is None for v in (positions_BL, at_BA, mask, cache))
+    q_BTHK, k_BLHK, v_BLHK = map(self._heads, self._project(x_BLD, at_BA))
+    if positions_BL is None:  # numpy, so that they are constants of the program
       positions_BL = np.arange(x_BLD.shape[1], dtype=np.int32)[None]
       query_BT = positions_BL if at_BA is None else at_BA
     else:
@@ -71,42 +63,46 @@ class Attention(nnx.Module):
       k_tables = layers.rotary_tables(positions_BL, c.head_width, c.rotary_base)
       q_tables = k_tables
       if at_BA is not None:
-        q_tables = [self._at(table_BLK, at_BA) for table_BLK in k_tables]
+        q_tables = [layers.take_positions(t_BLK, at_BA) for t_BLK in k_tables]
       q_BTHK = layers.rotate(q_BTHK, *q_tables)
       k_BLHK = layers.rotate(k_BLHK, *k_tables)
     if cache is not None:
       k_BLHK, v_BLHK, cache = cache.append(k_BLHK, v_BLHK)
+    # The position of a key is its index, also in a cache.
     key_L = np.arange(k_BLHK.shape[1])
-    # A position is its index, so causality is a comparison of positions.
     allowed_BTL = query_BT[:, :, None] >= key_L[None, None, :]
     if mask is not None:
       allowed_BTL = allowed_BTL & (mask if at_BA is None else take(mask, at_BA))
     if c.attention == 'fused':
-      y_BTHK = fused(q_BTHK, k_BLHK, v_BLHK, None if causal else allowed_BTL)
+      y_BTHK = fused(q_BTHK, k_BLHK, v_BLHK, None if is_causal else allowed_BTL)
     else:
       y_BTHK = attend(q_BTHK, k_BLHK, v_BLHK, allowed_BTL)
     y_BTD = layers.linear(self.out, y_BTHK.reshape(*y_BTHK.shape[:2], c.width))
     return y_BTD, cache
 
-  def _at(self, table_BLK, at_BA):
-    """Rows of a table with one row of the batch, or one for each."""
-    if table_BLK.shape[0] == 1:
-      return jnp.asarray(table_BLK[0])[at_BA]
-    return take(table_BLK, at_BA)
+  def _project(self, x_BLD, at_BA):
+    """(q_BTD, k_BLD, v_BLD); with at_BA, q is computed at those positions only."""
+    if at_BA is None:
+      return jnp.split(layers.linear(self.qkv, x_BLD), 3, axis=-1)
+    kernel, bias = layers.weights(self.qkv, x_BLD.dtype)
+    wq_DD, wkv_D2D = jnp.split(kernel, [self.config.width], axis=1)
+    bq_D, bkv_2D = jnp.split(bias, [self.config.width])
+    q_BTD = layers.affine(take(x_BLD, at_BA), wq_DD, bq_D)
+    return q_BTD, *jnp.split(layers.affine(x_BLD, wkv_D2D, bkv_2D), 2, axis=-1)
 
   def _heads(self, x_BLD):
     return x_BLD.reshape(*x_BLD.shape[:2], self.config.heads, self.config.head_width)
 
 
 class MLP(nnx.Module):
-  """The feed-forward layer, four times as wide, with gelu_new."""
+  """The feed-forward layer, four times the model's width, with gelu_new."""
 
   def __init__(self, config: GPT2Config, *, rngs: nnx.Rngs):
     self.up = _linear(config, config.width, 4 * config.width, rngs)
     self.down = _linear(config, 4 * config.width, config.width, rngs, residual=True)
 
   def __call__(self, x_BLD):
-    """x -> the residual to add."""
+    """The update to add to the residual stream."""
     return layers.linear(self.down, layers.gelu(layers.linear(self.up, x_BLD)))
 
 
@@ -121,27 +117,24 @@ class Block(nnx.Module):
     self.dropout = config.dropout
 
   def __call__(self, x_BLD, positions_BL, at_BA=None, mask=None, cache=None, key=None):
-    """With at_BA the output has those positions only."""
+    """(y, cache); with at_BA, y has those positions only."""
     keys = (None, None) if key is None else layers.split_keys(key, 2)
-    normal = layers.layer_norm(self.norm_1, x_BLD)
-    y, cache = self.attention(normal, positions_BL, at_BA, mask, cache)
+    normed_BLD = layers.layer_norm(self.norm_1, x_BLD)
+    y, cache = self.attention(normed_BLD, positions_BL, at_BA, mask, cache)
     x_BLD = x_BLD if at_BA is None else take(x_BLD, at_BA)
-    x_BLD = x_BLD + self._drop(y, keys[0])
+    x_BLD = x_BLD + layers.dropout(y, keys[0], self.dropout)
     y = self.mlp(layers.layer_norm(self.norm_2, x_BLD))
-    return x_BLD + self._drop(y, keys[1]), cache
-
-  def _drop(self, x, key):
-    return x if key is None else layers.dropout(x, key, self.dropout)
+    return x_BLD + layers.dropout(y, keys[1], self.dropout), cache
 
 
 class GPT2(nnx.Module):
-  """tokens -> logits; the head is tied to the embedding."""
+  """A decoder from tokens to logits; the head is tied to the embedding."""
 
   def __init__(self, config: GPT2Config, *, rngs: nnx.Rngs):
     self.config = config
-    self.embed = _embed(config, config.vocab_size, rngs)
+    self.embed = layers.embedding(config, config.vocab_size, rngs)
     if config.positions == 'learned':
-      self.position = _embed(config, config.max_length, rngs)
+      self.position = layers.embedding(config, config.max_length, rngs)
     self.blocks = nnx.List([Block(config, rngs=rngs) for _ in range(config.layers)])
     self.norm = _norm(config, rngs)
     self.dropout = config.dropout
@@ -156,12 +149,12 @@ class GPT2(nnx.Module):
     cache=None,
     key=None,
   ):
-    """Logits [B, L, V], or [B, A, V] at the positions answer_BA.
+    """Logits [B, L, V], or [B, A, V] at the positions answer_BA; float32.
 
-    With answer_BA the last layer and the head work at those positions only:
-    same logits, same gradients, less work. mask [B, L, L] (query, key) narrows
-    causal attention. With a cache (see `decode`), returns (logits, cache). key,
-    one for each row, turns dropout on.
+    With answer_BA the last layer and the head compute those positions only: the same
+    logits and gradients for less work. positions_BL: by default the indices. mask
+    [B, L, L] (query, key): restricts causal attention. With a cache (see `decode`),
+    returns (logits, cache). key: one per row, turns dropout on.
     """
     c = self.config
     x_BLD = self.embed(tokens_BL)
@@ -181,12 +174,6 @@ class GPT2(nnx.Module):
     return logits if cache is None else (logits, caches)
 
 
-def take(x_BL, at_BA):
-  """x at the given positions of each row."""
-  index = at_BA.reshape(at_BA.shape + (1,) * (x_BL.ndim - 2))
-  return jnp.take_along_axis(x_BL, index, axis=1)
-
-
 def attend(q_BTHK, k_BLHK, v_BLHK, allowed_BTL):
   """Softmax attention in float32 over the allowed positions."""
   scale = q_BTHK.shape[-1] ** -0.5
@@ -199,10 +186,10 @@ def attend(q_BTHK, k_BLHK, v_BLHK, allowed_BTL):
 
 
 def fused(q_BTHK, k_BLHK, v_BLHK, allowed_BTL=None):
-  """The same by jax.nn, causal where nothing else is given.
+  """The same by jax.nn; causal if allowed_BTL is None.
 
-  On a GPU in bfloat16 whole causal rows are cuDNN's; answers' few queries are not:
-  for those it would store a mask in full.
+  On a GPU in bfloat16, causal attention runs in cuDNN. The few queries of answers do
+  not: cuDNN would store their mask in full.
   """
   cudnn = jax.default_backend() == 'gpu' and q_BTHK.dtype == jnp.bfloat16
   return jax.nn.dot_product_attention(
@@ -216,22 +203,12 @@ def fused(q_BTHK, k_BLHK, v_BLHK, allowed_BTL=None):
 
 
 def _linear(config, n_in, n_out, rngs, *, residual=False):
-  """Normal(0.02) weights; those that write to the residual stream are scaled."""
+  """A linear layer with Normal(0.02) weights, less for writes to the residual stream."""
   std = INIT_STD / (2 * config.layers) ** 0.5 if residual else INIT_STD
   return nnx.Linear(
     n_in,
     n_out,
     kernel_init=nnx.initializers.normal(std),
-    dtype=jnp.dtype(config.compute_dtype),
-    rngs=rngs,
-  )
-
-
-def _embed(config, rows, rngs):
-  return nnx.Embed(
-    rows,
-    config.width,
-    embedding_init=nnx.initializers.normal(INIT_STD),
     dtype=jnp.dtype(config.compute_dtype),
     rngs=rngs,
   )

@@ -1,8 +1,8 @@
-"""Hugging Face directories, out and in.
+"""Write and read Hugging Face directories of models trained from scratch.
 
 A model with learned positions is written as `GPT2LMHeadModel`, one with rotary
-positions as `GPTNeoXForCausalLM` with sequential residuals. Whatever the other
-side cannot express is refused: nothing is dropped or guessed.
+positions as `GPTNeoXForCausalLM` with sequential residuals. What the other side
+cannot express is refused: nothing is dropped or guessed.
 """
 
 import contextlib
@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from flax import nnx
@@ -19,10 +20,11 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from orbax.checkpoint import v1 as ocp
 
 from onlyif_jax.config import ConfigError
-from onlyif_jax.models.gpt2 import GPT2, INIT_STD, LAYER_NORM_EPSILON, GPT2Config
+from onlyif_jax.models.gpt2 import GPT2, LAYER_NORM_EPSILON, GPT2Config
+from onlyif_jax.models.layers import INIT_STD
 from onlyif_jax.tasks import tokens
 
-# Our modules -> theirs; N stands for a block's number.
+# Our modules -> Hugging Face's; N stands for the number of a block.
 _GPT2 = {
   'embed': 'transformer.wte',
   'position': 'transformer.wpe',
@@ -46,15 +48,15 @@ _NEOX = {
 }
 _LEAVES = {'embedding': 'weight', 'scale': 'weight', 'kernel': 'weight', 'bias': 'bias'}
 
-# Fields of GPT2Config that the written config.json expresses. compute_dtype is
-# not stored: the parameters are float32, and a loader may cast them.
+# Fields of GPT2Config that config.json expresses. compute_dtype is not written: the
+# parameters are float32, and a loader may cast them.
 _EXPRESSED = {
-  *('vocab_size', 'max_length', 'layers', 'width', 'heads', 'positions'),
-  *('rotary_base', 'dropout', 'compute_dtype'),
-}
+  'vocab_size', 'max_length', 'layers', 'width', 'heads', 'positions', 'rotary_base',
+  'dropout', 'compute_dtype',
+}  # fmt: skip
 
 _SIZES = ('vocab_size', 'n_positions', 'n_layer', 'n_embd', 'n_head')
-# Attributes that change logits, with the values under which a model is ours.
+# Attributes that change logits -> the values that are supported.
 _REQUIRED = {
   'model_type': ('gpt2',),
   'activation_function': ('gelu_new',),
@@ -86,16 +88,16 @@ _BUFFER = re.compile(r'transformer\.h\.\d+\.attn\.(bias|masked_bias)')
 def save_gpt2(
   params, config: GPT2Config, path, eos=tokens.EOS, pad=tokens.PAD, symbols=''
 ):
-  """Writes a directory that `transformers`' AutoModelForCausalLM loads.
+  """Write a directory that `transformers`' AutoModelForCausalLM loads, atomically.
 
-  params: the pure tree of one model, float32. The directory appears whole or not
-  at all, and holds config.json, generation_config.json, model.safetensors and a
-  tokenizer of single characters. Raises ConfigError for what Hugging Face cannot
-  express, for a directory that is in use and for one that cannot be written.
+  params: the pure tree of one model, float32. The directory has config.json,
+  generation_config.json, model.safetensors and a tokenizer of single characters.
+  Raises ConfigError for what Hugging Face cannot express, for a directory that is in
+  use and for one that cannot be written.
   """
   attributes, names = _describe(config)
   ids = {'bos_token_id': None, 'eos_token_id': eos, 'pad_token_id': pad}
-  flat = _flatten(params)
+  flat = flatten(params)
   _check_shapes(flat, {k: v.shape for k, v in _expected(config).items()}, 'params')
   arrays = {k: np.asarray(v, np.float32) for k, v in flat.items()}
   tensors = {_rename(name, names): value for name, value in arrays.items()}
@@ -103,8 +105,8 @@ def save_gpt2(
     tensors = {k: _to_neox(k, v, config) for k, v in tensors.items()}
     tensors['embed_out.weight'] = tensors['gpt_neox.embed_in.weight']
   files = {
-    'config.json': _json(attributes | ids | {'dtype': 'float32'}),
-    'generation_config.json': _json({'do_sample': False} | ids),
+    'config.json': json_bytes(attributes | ids | {'dtype': 'float32'}),
+    'generation_config.json': json_bytes({'do_sample': False} | ids),
     'model.safetensors': safetensors_bytes(tensors),
     **tokenizer_files(config.vocab_size, config.max_length, symbols),
   }
@@ -114,11 +116,11 @@ def save_gpt2(
 
 
 def load_gpt2(path) -> tuple[GPT2Config, dict]:
-  """Reads a GPT-2 directory with safetensors: (config, params in float32).
+  """Read a GPT-2 directory with safetensors: (config, params in float32).
 
-  Dropout concerns training and is left at 0. Raises ConfigError for an attribute
-  that is not known to be expressed here, for missing, unused or misshapen tensors
-  and for files that cannot be read.
+  Dropout concerns training and is set to 0. Raises ConfigError for an unknown or
+  unsupported attribute, for missing, unused or misshapen tensors, and for files that
+  cannot be read.
   """
   path = Path(path)
   config = _read_config(path / 'config.json')
@@ -128,19 +130,18 @@ def load_gpt2(path) -> tuple[GPT2Config, dict]:
   _drop_tied_head(tensors, path)
   missing, unused = names.keys() - tensors.keys(), tensors.keys() - names.keys()
   if missing:
-    raise ConfigError(f'{path}: tensors are missing: {_some(missing)}')
+    raise ConfigError(f'{path}: tensors are missing: {some_of(missing)}')
   if unused:
-    raise ConfigError(f'{path}: tensors that a GPT-2 does not have: {_some(unused)}')
+    raise ConfigError(f'{path}: tensors that a GPT-2 does not have: {some_of(unused)}')
   flat = {names[k]: np.asarray(v, np.float32) for k, v in tensors.items()}
   _check_shapes(flat, {k: v.shape for k, v in expected.items()}, str(path))
-  tree = {tuple(_key(k) for k in name.split('.')): v for name, v in flat.items()}
-  return config, unflatten_dict(tree)
+  return config, unflatten_dict({tree_path(name): v for name, v in flat.items()})
 
 
 def to_text(ids, symbols='') -> str:
   """Token ids -> the text that the exported tokenizer maps to them.
 
-  symbols: the character of each letter where a task has its own.
+  symbols: the characters of the letters, if the task has its own.
   """
   return ''.join(
     _SPECIAL[n] if n < tokens.FIRST_LETTER else tokens.character(n, symbols)
@@ -149,7 +150,7 @@ def to_text(ids, symbols='') -> str:
 
 
 def tokenizer_files(vocab_size: int, max_length: int, symbols='') -> dict[str, bytes]:
-  """tokenizer.json and its config: one token per character, '<sep>' and the like."""
+  """The files of a tokenizer with a token per character and '<pad>', '<eos>' ..."""
   vocab = {to_text([n], symbols): n for n in range(vocab_size)}
   flags = {'single_word': False, 'lstrip': False, 'rstrip': False, 'normalized': False}
   added = [
@@ -170,7 +171,7 @@ def tokenizer_files(vocab_size: int, max_length: int, symbols='') -> dict[str, b
     # No such token exists, so a character outside the alphabet is an error.
     'model': {'type': 'WordLevel', 'vocab': vocab, 'unk_token': '<unknown>'},
   }
-  settings = {
+  tokenizer_config = {
     'tokenizer_class': 'PreTrainedTokenizerFast',
     'model_max_length': max_length,
     'pad_token': '<pad>',
@@ -180,16 +181,16 @@ def tokenizer_files(vocab_size: int, max_length: int, symbols='') -> dict[str, b
     'clean_up_tokenization_spaces': False,
   }
   return {
-    'tokenizer.json': _json(tokenizer),
-    'tokenizer_config.json': _json(settings),
+    'tokenizer.json': json_bytes(tokenizer),
+    'tokenizer_config.json': json_bytes(tokenizer_config),
   }
 
 
-def _describe(config):
-  """(config.json's attributes, name table) of a model, or ConfigError."""
+def _describe(config: GPT2Config):
+  """(attributes of config.json, table of names) of a model; raises ConfigError."""
   for field in dataclasses.fields(config):
-    plain = getattr(config, field.name) == field.default
-    if field.name not in _EXPRESSED and not plain:
+    is_default = getattr(config, field.name) == field.default
+    if field.name not in _EXPRESSED and not is_default:
       raise ConfigError(
         f'{field.name}={getattr(config, field.name)!r} has no counterpart in Hugging '
         'Face models, so this model cannot be exported'
@@ -244,53 +245,59 @@ def _describe(config):
 
 
 def _to_neox(name, value, config):
-  """torch.nn.Linear's [out, in], and q, k, v of each head side by side."""
+  """A tensor as GPT-NeoX has it: [out, in], with q, k and v of each head together."""
   if 'query_key_value' in name:
     parts = value.reshape(*value.shape[:-1], 3, config.heads, config.head_width)
     value = parts.swapaxes(-3, -2).reshape(value.shape)
-  matrix = value.ndim == 2 and 'embed' not in name
-  return value.T if matrix else value
+  is_kernel = value.ndim == 2 and 'embed' not in name
+  return value.T if is_kernel else value
 
 
 def _rename(name, names):
-  """Our dotted parameter name -> theirs."""
+  """The Hugging Face name of one of our parameters, by a table of modules."""
   module, leaf = name.rsplit('.', 1)
   number = next((part for part in module.split('.') if part.isdigit()), '')
   generic = re.sub(r'\b\d+\b', 'N', module)
   return re.sub(r'\bN\b', number, names[generic]) + '.' + _LEAVES[leaf]
 
 
-def _flatten(tree) -> dict:
+def flatten(tree) -> dict[str, Any]:
+  """A pure tree as dotted parameter name -> leaf."""
   return {'.'.join(map(str, k)): v for k, v in flatten_dict(tree).items()}
 
 
-def _key(part):
-  return int(part) if part.isdigit() else part
+def tree_path(name: str) -> tuple[str | int, ...]:
+  """The path in a pure tree of a dotted parameter name."""
+  return tuple(int(part) if part.isdigit() else part for part in name.split('.'))
 
 
 def _expected(config) -> dict:
-  """Our parameter names -> shapes, nothing allocated."""
+  """Our parameter names -> shapes, without allocation."""
   state = nnx.eval_shape(lambda: nnx.state(GPT2(config, rngs=nnx.Rngs(0)), nnx.Param))
-  return _flatten(nnx.to_pure_dict(state))
+  return flatten(nnx.to_pure_dict(state))
 
 
-def _check_shapes(flat, shapes, where):
+def _check_shapes(flat, shapes, origin: str) -> None:
+  """Raise ConfigError unless names and shapes are those expected."""
   differing = shapes.keys() ^ flat.keys()
   if differing:
-    raise ConfigError(f'{where}: not the parameters of this model: {_some(differing)}')
+    raise ConfigError(
+      f'{origin}: not the parameters of this model: {some_of(differing)}'
+    )
   for name, shape in shapes.items():
     if tuple(flat[name].shape) != tuple(shape):
       raise ConfigError(
-        f'{where}: {name} has shape {tuple(flat[name].shape)}, expected {tuple(shape)}'
+        f'{origin}: {name} has shape {tuple(flat[name].shape)}, expected {tuple(shape)}'
       )
 
 
-def _read_config(file) -> GPT2Config:
+def _read_config(file: Path) -> GPT2Config:
+  """The config of a config.json; raises ConfigError for what is not supported."""
   try:
-    given = json.loads(file.read_text())
+    attributes = json.loads(file.read_text())
   except (OSError, ValueError) as error:
     raise ConfigError(f'{file} cannot be read: {error}') from None
-  for name, value in given.items():
+  for name, value in attributes.items():
     if name in _SIZES or name == 'n_inner' or _IRRELEVANT.fullmatch(name):
       continue
     if name not in _REQUIRED:
@@ -299,22 +306,23 @@ def _read_config(file) -> GPT2Config:
       supported = ' or '.join(map(repr, _REQUIRED[name]))
       raise ConfigError(f'{file}: {name}={value!r} is not supported, only {supported}')
   for name in ('model_type', *_SIZES):
-    if name not in given:
+    if name not in attributes:
       raise ConfigError(f'{file}: {name} is missing')
-  vocab, positions, layers, width, heads = (given[name] for name in _SIZES)
-  if not all(type(given[name]) is int and given[name] > 0 for name in _SIZES):
+  sizes = [attributes[name] for name in _SIZES]
+  if not all(type(size) is int and size > 0 for size in sizes):
     raise ConfigError(f'{file}: {", ".join(_SIZES)} must be whole numbers above 0')
+  vocab, positions, layers, width, heads = sizes
   if width % heads:
     raise ConfigError(f'{file}: n_head={heads} does not divide n_embd={width}')
-  if given.get('n_inner') not in (None, 4 * width):
+  if attributes.get('n_inner') not in (None, 4 * width):
     raise ConfigError(
-      f'{file}: n_inner={given["n_inner"]} is not supported, only 4 x n_embd'
+      f'{file}: n_inner={attributes["n_inner"]} is not supported, only 4 x n_embd'
     )
   return GPT2Config(vocab, positions, layers, width, heads)
 
 
 def _read_tensors(path) -> dict[str, np.ndarray]:
-  """All tensors of a directory under GPT2LMHeadModel's names, without buffers."""
+  """All tensors of a directory by their GPT2LMHeadModel names, without buffers."""
   if not list(path.glob('*.safetensors')):
     raise ConfigError(
       f'{path} has no .safetensors file; write one with transformers '
@@ -324,19 +332,19 @@ def _read_tensors(path) -> dict[str, np.ndarray]:
   context.checkpoint_layout = 'safetensors'
   try:
     with context:
-      loaded = ocp.load(path.absolute())
+      tensors = ocp.load(path.absolute())
   except Exception as error:  # a damaged file raises whatever its bytes lead to
     reason = str(error).split('\n')[0]
     raise ConfigError(f'{path}: the tensors cannot be read: {reason}') from None
   named = {
     k if k.startswith(('transformer.', 'lm_head.')) else f'transformer.{k}': v
-    for k, v in loaded.items()
+    for k, v in tensors.items()
   }
   return {k: v for k, v in named.items() if not _BUFFER.fullmatch(k)}
 
 
 def _drop_tied_head(tensors, path):
-  """Some directories hold the tied head as well; it must then be the embedding."""
+  """Remove a stored tied head; raises ConfigError if it is not the embedding."""
   head = tensors.pop('lm_head.weight', None)
   embedding = tensors.get('transformer.wte.weight')
   if head is not None and not np.array_equal(head, embedding):
@@ -346,7 +354,7 @@ def _drop_tied_head(tensors, path):
 
 
 def safetensors_bytes(tensors) -> bytes:
-  """The content of a safetensors file; ConfigError where the library is missing."""
+  """The content of a safetensors file; raises ConfigError without the library."""
   try:
     from safetensors.numpy import save
   except ImportError:
@@ -357,15 +365,16 @@ def safetensors_bytes(tensors) -> bytes:
   return save(contiguous, metadata={'format': 'pt'})
 
 
-def _json(value) -> bytes:
+def json_bytes(value) -> bytes:
+  """The content of a JSON file."""
   return (json.dumps(value, indent=2, ensure_ascii=False) + '\n').encode()
 
 
 @contextlib.contextmanager
 def new_directory(path: Path):
-  """A temporary folder that becomes `path` at the end, and vanishes on failure.
+  """A temporary folder that becomes `path` at the end, and is removed on failure.
 
-  Raises ConfigError where `path` is in use or cannot be written.
+  Raises ConfigError if `path` is in use or cannot be written.
   """
   temporary = path.with_name(f'.{path.name}-{os.getpid()}')
   try:
@@ -380,7 +389,8 @@ def new_directory(path: Path):
     shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _some(names) -> str:
+def some_of(names) -> str:
+  """The first three names in order, and how many more there are."""
   names = sorted(names)
   more = f' and {len(names) - 3} more' if len(names) > 3 else ''
   return ', '.join(names[:3]) + more

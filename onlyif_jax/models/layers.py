@@ -1,8 +1,8 @@
-"""The elementary operations of the models, with gradients written out.
+"""Elementary operations of the models, most with hand-written gradients.
 
-Each computes what its plain form in jnp does. XLA's CPU compiler makes more
-passes over memory for the derived gradients than these need; elsewhere the two
-compile to much the same. Shape names as in `gpt2`; N stands for any leading axes.
+Each computes what its plain form in jnp does. On a CPU, XLA's code for derived
+gradients passes over memory more often than these need; elsewhere the two compile
+to much the same. Shape names as in `gpt2`; N stands for any leading axes.
 """
 
 import math
@@ -10,22 +10,49 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax import lax
+
+INIT_STD = 0.02  # of fresh matrices, as in GPT-2 and Llama
+
+
+def embedding(config, rows: int, rngs: nnx.Rngs) -> nnx.Embed:
+  """A table of `rows` vectors of config.width, Normal(0.02)."""
+  return nnx.Embed(
+    rows,
+    config.width,
+    embedding_init=nnx.initializers.normal(INIT_STD),
+    dtype=jnp.dtype(config.compute_dtype),
+    rngs=rngs,
+  )
+
+
+def take(x_BL, index_BT):
+  """x [B, L, ...] at the given positions of each row: [B, T, ...]."""
+  index = index_BT.reshape(index_BT.shape + (1,) * (x_BL.ndim - 2))
+  return jnp.take_along_axis(x_BL, index, axis=1)
+
+
+def take_positions(table_BLK, index_BT):
+  """A rotary table, of one row or of one for each row of the batch, at positions."""
+  if table_BLK.shape[0] == 1:
+    return jnp.asarray(table_BLK[0])[index_BT]
+  return take(table_BLK, index_BT)
 
 
 def linear(layer, x_ND):
-  """An nnx.Linear at x, in the dtype of x."""
+  """Apply an nnx.Linear in the dtype of x."""
   return affine(x_ND, *weights(layer, x_ND.dtype))
 
 
 def weights(layer, dtype):
-  """(kernel, bias) of an nnx.Linear in a dtype."""
+  """(kernel, bias) of an nnx.Linear, cast to a dtype."""
   return layer.kernel[...].astype(dtype), layer.bias[...].astype(dtype)
 
 
 @jax.custom_vjp
 def affine(x_ND, kernel_DE, bias_E):
-  """x @ kernel + bias, all of one dtype."""
+  """x @ kernel + bias; all have the same dtype."""
   return x_ND @ kernel_DE + _as_rank_of(x_ND, bias_E)
 
 
@@ -52,16 +79,16 @@ affine.defvjp(_affine_forward, _affine_backward)
 
 
 def _kernel_gradient_cpu(x_ND, g_NE):
-  """x.T @ g by a copy of the narrower factor's transpose.
+  """x.T @ g, by copying the transpose of the narrower factor.
 
-  Left to itself XLA transposes the gradient, and its matmul of two factors in
-  that layout is about three times slower. The outer barriers keep the copy
-  apart from what made x or g, which would be computed in the copy's order.
+  XLA by default transposes the gradient, and its matmul of two factors in that layout
+  is about three times slower. The inner barriers keep the copy from being fused with
+  the computation of x or g, which would then run in the copy's memory order.
   """
-  fix = lax.optimization_barrier
+  barrier = lax.optimization_barrier
   if x_ND.shape[1] <= g_NE.shape[1]:
-    return fix(fix(x_ND).T) @ g_NE
-  return fix(fix(fix(g_NE).T) @ x_ND).T
+    return barrier(barrier(x_ND).T) @ g_NE
+  return barrier(barrier(barrier(g_NE).T) @ x_ND).T
 
 
 _GELU_RATE = math.sqrt(2 / math.pi)
@@ -70,7 +97,7 @@ _GELU_CUBE = 0.044715
 
 @jax.custom_vjp
 def gelu(x):
-  """gelu_new: the tanh approximation of GELU; float32 inside."""
+  """gelu_new, the tanh approximation of GELU; computed in float32."""
   x32 = x.astype(jnp.float32)
   return (0.5 * x32 * (1 + _gelu_tanh(x32))).astype(x.dtype)
 
@@ -80,8 +107,8 @@ def _gelu_tanh(x):
 
 
 def _gelu_backward(x, g):
-  # The tanh is computed again, which is cheaper than to store and load it; the
-  # barrier keeps XLA from finding the one of the forward pass.
+  # Recomputing the tanh is cheaper than storing and loading it. The barrier keeps
+  # XLA from reusing that of the forward pass.
   x32 = lax.optimization_barrier(x).astype(jnp.float32)
   t = _gelu_tanh(x32)
   slope = _GELU_RATE * (1 + 3 * _GELU_CUBE * (x32 * x32))
@@ -92,7 +119,7 @@ gelu.defvjp(lambda x: (gelu(x), x), _gelu_backward)
 
 
 def layer_norm(layer, x_ND):
-  """An nnx.LayerNorm over the last axis; float32 inside, the dtype of x outside."""
+  """Apply an nnx.LayerNorm; computed in float32, returned in the dtype of x."""
   return _normalize(x_ND, layer.scale[...], layer.bias[...], layer.epsilon)
 
 
@@ -126,7 +153,9 @@ _normalize.defvjp(_normalize_plain, _normalize_backward)
 
 
 def dropout(x_BLD, key_B, rate: float):
-  """Dropout with one key per row: a row's mask depends on nothing but its key."""
+  """Dropout with one key per row, on which alone its mask depends; None: no dropout."""
+  if key_B is None:
+    return x_BLD
 
   def keep(key):
     return jax.random.bernoulli(key, 1 - rate, x_BLD.shape[1:])
@@ -135,16 +164,16 @@ def dropout(x_BLD, key_B, rate: float):
 
 
 def split_keys(key_B, n: int):
-  """n new keys for each row, as n vectors of keys."""
+  """n new keys for each row, as a list of n vectors of keys."""
   key_BN = jax.vmap(lambda key: jax.random.split(key, n))(key_B)
   return [key_BN[:, i] for i in range(n)]
 
 
 def rotary_tables(positions_BL, head_width: int, base: float):
-  """(cos, sin) [B, L, K/2] of positions [B, L]; B is 1 where rows agree.
+  """(cos, sin) [B, L, K/2] of positions [B, L]; B is 1 if all rows agree.
 
-  Positions in numpy give constants: XLA would evaluate the cosines anew in
-  every operation that uses them.
+  Positions in numpy give constants: XLA would otherwise evaluate the cosines again
+  in every operation that uses them.
   """
   np_or_jnp = np if isinstance(positions_BL, np.ndarray) else jnp
   rate_K = base ** (-np.arange(head_width // 2) / (head_width // 2))
@@ -154,12 +183,12 @@ def rotary_tables(positions_BL, head_width: int, base: float):
 
 @jax.custom_vjp
 def rotate(x_BLHK, cos_BLK, sin_BLK):
-  """Rotary positions over the whole head, halves paired as in GPT-NeoX."""
+  """Apply rotary positions to whole heads, pairing their halves as GPT-NeoX does."""
   half = x_BLHK.shape[-1] // 2
   cos, sin = cos_BLK[:, :, None], sin_BLK[:, :, None]
   a, b = x_BLHK[..., :half], x_BLHK[..., half:]
-  turned = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
-  return turned.astype(x_BLHK.dtype)
+  rotated = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
+  return rotated.astype(x_BLHK.dtype)
 
 
 def _rotate_forward(x_BLHK, cos_BLK, sin_BLK):
@@ -168,7 +197,7 @@ def _rotate_forward(x_BLHK, cos_BLK, sin_BLK):
 
 def _rotate_backward(saved, g_BLHK):
   cos_BLK, sin_BLK = saved
-  return rotate(g_BLHK, cos_BLK, -sin_BLK), None, None  # the inverse turns back
+  return rotate(g_BLHK, cos_BLK, -sin_BLK), None, None  # the inverse rotation
 
 
 rotate.defvjp(_rotate_forward, _rotate_backward)

@@ -1,37 +1,36 @@
-"""Decoders of Llama's family (Llama, Mistral, Qwen2) and GPT-2, by switches.
+"""Pretrained decoders: Llama, Mistral, Qwen2 and GPT-2 as options of one model.
 
 Module names are those of Hugging Face, so that parameters map by name and LoRA
-targets (q_proj, down_proj, ...) mean the same. Everything is computed through
+targets (q_proj, down_proj, ...) mean the same. Every layer is computed through its
 `__call__`, which adapters can intercept. Shape names as in `gpt2`, and
   G heads of keys and values   S slots of a cache   T query positions
 """
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from onlyif_jax.models import attention, layers, rope
-from onlyif_jax.models.gpt2 import take
+from onlyif_jax.models.layers import INIT_STD, take
 from onlyif_jax.models.rope import Rope
 
-INIT_STD = 0.02
 LLAMA_2 = Rope()
 
 
 @dataclasses.dataclass(frozen=True)
 class DecoderConfig:
-  """Sizes and switches of one decoder; the defaults are Llama-2's.
+  """Sizes and options of a decoder; the defaults are Llama 2's.
 
-  family is the model_type under which the model is saved: 'llama', 'mistral',
-  'qwen2' or 'gpt2'; it changes no number. rope=None means learned positions.
-  norm is 'rms' or 'layer', mlp 'silu' (gated) or 'gelu_new' (plain). Layers from
-  `window_from` on see the last `window` positions only, themselves included.
-  compute_dtype is that of matmuls; remat recomputes each layer in the backward
-  pass; dropout (at the embedding and at each residual) acts where a key is given.
+  family: the model_type under which the model is saved: 'llama', 'mistral', 'qwen2'
+  or 'gpt2'; it changes no number. rope: None for learned positions. norm: 'rms' or
+  'layer'. mlp: 'silu' (gated) or 'gelu_new' (plain). window: layers from
+  `window_from` on see the last `window` positions only, their own included. dropout:
+  on the embedding and each residual, if a key is given. compute_dtype: of matmuls.
+  remat: recompute each layer in the backward pass.
   """
 
   vocab_size: int
@@ -58,15 +57,22 @@ class DecoderConfig:
   remat: bool = False
 
 
+class Context(NamedTuple):
+  """What the attention of every layer needs besides the states."""
+
+  tables: Any  # rotary (cos, sin), or None with learned positions
+  masks: Any  # (without, with the window); each may be None: see `attention.mask`
+
+
 class RMSNorm(nnx.Module):
-  """x over its root mean square, in float32, times a scale."""
+  """x divided by its root mean square, in float32, times a scale."""
 
   def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
     self.scale = nnx.Param(nnx.initializers.ones(rngs.params(), (config.width,)))
     self.config = config
 
   def __call__(self, x_BLD):
-    """x -> normalized x, in compute_dtype."""
+    """The normalized x, in compute_dtype."""
     x32_BLD = x_BLD.astype(jnp.float32)
     square_BL1 = jnp.mean(x32_BLD * x32_BLD, axis=-1, keepdims=True)
     y_BLD = x32_BLD * jax.lax.rsqrt(square_BL1 + self.config.norm_epsilon)
@@ -75,7 +81,7 @@ class RMSNorm(nnx.Module):
 
 
 class Attention(nnx.Module):
-  """Causal attention with grouped heads; queries may be at some positions only."""
+  """Causal attention with grouped heads, with queries at all or some positions."""
 
   def __init__(self, config: DecoderConfig, n: int, *, rngs: nnx.Rngs):
     c = self.config = config
@@ -87,21 +93,22 @@ class Attention(nnx.Module):
     self.o_proj = _linear(c, q_width, c.width, c.out_bias, rngs)
 
   def __call__(self, x_BLD, tables, masks, at_BA=None, kv=None, used: Any = None):
-    """(y, (keys, values)); kv are the cache's, written from slot `used` on."""
+    """(y, (keys, values)); kv: the cache's, to be written from slot `used` on."""
     x_BTD = x_BLD if at_BA is None else take(x_BLD, at_BA)
     q_BTHK = self._heads(self.q_proj(x_BTD))
-    k_BLGK, v_BLGK = (self._heads(f(x_BLD)) for f in (self.k_proj, self.v_proj))
+    k_BSGK, v_BSGK = self._heads(self.k_proj(x_BLD)), self._heads(self.v_proj(x_BLD))
     if tables is not None:
-      k_BLGK = layers.rotate(k_BLGK, *tables)
-      at_tables = tables if at_BA is None else [_at(t, at_BA) for t in tables]
-      q_BTHK = layers.rotate(q_BTHK, *at_tables)
+      k_BSGK = layers.rotate(k_BSGK, *tables)
+      if at_BA is not None:
+        tables = [layers.take_positions(table_BLK, at_BA) for table_BLK in tables]
+      q_BTHK = layers.rotate(q_BTHK, *tables)
     if kv is not None:
-      put = functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=1)
-      k_BLGK, v_BLGK = put(kv[0], k_BLGK, used), put(kv[1], v_BLGK, used)
+      write = functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=1)
+      k_BSGK, v_BSGK = write(kv[0], k_BSGK, used), write(kv[1], v_BSGK, used)
     mask_BTS = masks[self.window is not None]
-    y_BTHK = attention.attend(q_BTHK, k_BLGK, v_BLGK, mask_BTS, self.window)
+    y_BTHK = attention.attend(q_BTHK, k_BSGK, v_BSGK, mask_BTS, self.window)
     y_BTD = self.o_proj(y_BTHK.reshape(*y_BTHK.shape[:2], -1))
-    return y_BTD, (k_BLGK, v_BLGK)
+    return y_BTD, (k_BSGK, v_BSGK)
 
   def _heads(self, x_BLD):
     return x_BLD.reshape(*x_BLD.shape[:2], -1, self.config.head_width)
@@ -118,7 +125,7 @@ class MLP(nnx.Module):
     self.down_proj = _linear(c, c.hidden, c.width, c.mlp_bias, rngs)
 
   def __call__(self, x_BLD):
-    """x -> the residual to add."""
+    """The update to add to the residual stream."""
     if self.config.mlp == 'silu':
       y_BLF = jax.nn.silu(self.gate_proj(x_BLD)) * self.up_proj(x_BLD)
     else:
@@ -136,26 +143,26 @@ class Layer(nnx.Module):
     self.post_attention_layernorm = _norm(config, rngs)
     self.mlp = MLP(config, rngs=rngs)
 
-  def __call__(self, x_BLD, seen, at_BA=None, kv=None, used=None, key=None):
-    """(y, keys and values); seen = (rope tables, masks without and with window)."""
+  def __call__(self, x_BLD, context, at_BA=None, kv=None, used=None, key=None):
+    """(y, (keys, values)); context: a `Context` or an equal tuple."""
     keys = (None, None) if key is None else layers.split_keys(key, 2)
-    normal = self.input_layernorm(x_BLD)
-    tables, masks = seen
-    y, kv = self.self_attn(normal, tables, masks, at_BA, kv, used)
+    normed_BLD = self.input_layernorm(x_BLD)
+    tables, masks = context
+    y, kv = self.self_attn(normed_BLD, tables, masks, at_BA, kv, used)
     x_BLD = x_BLD if at_BA is None else take(x_BLD, at_BA)
-    x_BLD = x_BLD + _drop(y, keys[0], self.config.dropout)
+    x_BLD = x_BLD + layers.dropout(y, keys[0], self.config.dropout)
     y = self.mlp(self.post_attention_layernorm(x_BLD))
-    return x_BLD + _drop(y, keys[1], self.config.dropout), kv
+    return x_BLD + layers.dropout(y, keys[1], self.config.dropout), kv
 
 
 class Decoder(nnx.Module):
-  """tokens -> logits in float32."""
+  """A decoder from tokens to logits in float32."""
 
   def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
     c = self.config = config
-    self.embed_tokens = _embed(c, c.vocab_size, rngs)
+    self.embed_tokens = layers.embedding(c, c.vocab_size, rngs)
     if c.rope is None:
-      self.embed_positions = _embed(c, c.max_length, rngs)
+      self.embed_positions = layers.embedding(c, c.max_length, rngs)
     self.layers = nnx.List([Layer(c, n, rngs=rngs) for n in range(c.layers)])
     self.norm = _norm(c, rngs)
     if not c.tied_head:
@@ -173,14 +180,13 @@ class Decoder(nnx.Module):
     answer_BA=None,
     key=None,
   ):
-    """Logits [B, L, V], or [B, A, V] at the places answer_BA; with a cache, and it.
+    """Logits [B, L, V], or (logits, cache) if there is a cache.
 
-    A token sees the tokens before it of its own segment; segment 0 is padding,
-    on either side, and its logits mean nothing. Without segments_BL all tokens
-    are of segment 1; without positions_BL they count from 0 in each segment. With
-    a cache positions_BL must be given, and the cache's slots are seen as well.
-    answer_BA makes the last layer and the head work at those places only. key,
-    one for each row, turns dropout on.
+    A token sees itself and the earlier tokens of its own segment. Segment 0 is
+    padding, on either side; its logits mean nothing. segments_BL: by default all 1.
+    positions_BL: by default from 0 in each segment; required with a cache, whose
+    slots are seen as well. answer_BA: the last layer and the head compute those
+    positions only; logits are [B, A, V]. key: one per row, turns dropout on.
     """
     c = self.config
     if positions_BL is None:
@@ -196,28 +202,28 @@ class Decoder(nnx.Module):
     keys = [None] * (c.layers + 1)
     if key is not None and c.dropout > 0:
       keys = layers.split_keys(key, c.layers + 1)
-    x_BLD = _drop(x_BLD, keys[-1], c.dropout)
+    x_BLD = layers.dropout(x_BLD, keys[-1], c.dropout)
     if cache is not None:
       cache = attention.claim(cache, segments_BL, tokens_BL.shape)
-    kvs, seen = [], None
+    shape, context, kvs = tokens_BL.shape, None, []
     for n, layer in enumerate(self.layers):
       at_BA = answer_BA if n == c.layers - 1 else None
-      if seen is None or at_BA is not None:
-        where = segments_BL, cache, at_BA, tokens_BL.shape
-        seen = tables, [attention.mask(*where, w) for w in (None, c.window)]
-      run: Any = _recomputed(layer) if c.remat else layer
+      if context is None or at_BA is not None:
+        windows = (None, c.window)
+        masks = [attention.mask(segments_BL, cache, at_BA, shape, w) for w in windows]
+        context = Context(tables, masks)
+      apply: Any = _recomputed(layer) if c.remat else layer
       if cache is None:
-        x_BLD, _ = run(x_BLD, seen, at_BA, key=keys[n])
+        x_BLD, _ = apply(x_BLD, context, at_BA, key=keys[n])
       else:
         kv = cache.k[n], cache.v[n]
-        x_BLD, kv = run(x_BLD, seen, at_BA, kv, cache.used, keys[n])
+        x_BLD, kv = apply(x_BLD, context, at_BA, kv, cache.used, keys[n])
         kvs.append(kv)
     logits = self._head(self.norm(x_BLD))
     if cache is None:
       return logits
     k, v = map(list, zip(*kvs, strict=True))
-    used = cache.used + tokens_BL.shape[1]
-    return logits, dataclasses.replace(cache, k=k, v=v, used=used)
+    return logits, dataclasses.replace(cache, k=k, v=v, used=cache.used + shape[1])
 
   def _head(self, x_BLD):
     if not self.config.tied_head:
@@ -241,16 +247,18 @@ def shapes(config: DecoderConfig) -> dict:
 
 @functools.lru_cache(maxsize=4)
 def weight_count(config: DecoderConfig) -> int:
-  """Numbers in all weights, told from one and two layers: tracing many takes minutes."""
-  one, two = (
-    sum(x.size for x in jax.tree.leaves(shapes(small)))
-    for small in (dataclasses.replace(config, layers=n) for n in (1, 2))
-  )
-  return one + (config.layers - 1) * (two - one)
+  """The number of parameters, from one and two layers (tracing many takes minutes)."""
+
+  def count(n: int) -> int:
+    tree = shapes(dataclasses.replace(config, layers=n))
+    return sum(x.size for x in jax.tree.leaves(tree))
+
+  one_layer, two_layers = count(1), count(2)
+  return one_layer + (config.layers - 1) * (two_layers - one_layer)
 
 
 def init(config: DecoderConfig, key) -> dict:
-  """Fresh parameters, float32: Normal(0.02) matrices, scales 1, biases 0."""
+  """Fresh float32 parameters: Normal(0.02) matrices, scales 1, biases 0."""
 
   def make(key):
     return nnx.to_pure_dict(nnx.state(Decoder(config, rngs=nnx.Rngs(key)), nnx.Param))
@@ -259,37 +267,26 @@ def init(config: DecoderConfig, key) -> dict:
 
 
 def merge(graphdef_, params):
-  """The model of a graphdef and its parameters, or a tuple of parts of them."""
-  parts = params if isinstance(params, tuple) else (params,)
-  return nnx.merge(graphdef_, *parts)
+  """The model of a graphdef and its parameters, which may be a tuple of subtrees."""
+  subtrees = params if isinstance(params, tuple) else (params,)
+  return nnx.merge(graphdef_, *subtrees)
 
 
 def _recomputed(layer):
-  """The layer, with nothing stored inside it for the backward pass."""
+  """The layer, storing nothing inside it for the backward pass."""
   graphdef_, state = nnx.split(layer)
 
-  def run(state, *args, **more):
-    return nnx.merge(graphdef_, state)(*args, **more)
+  def apply(state, *args, **kwargs):
+    return nnx.merge(graphdef_, state)(*args, **kwargs)
 
-  return functools.partial(jax.checkpoint(run), state)
+  return functools.partial(jax.checkpoint(apply), state)
 
 
 def _abstract(config):
   return nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0)))
 
 
-def _at(table_BLK, at_BA):
-  """Rows of a table with one row of the batch, or one for each."""
-  if table_BLK.shape[0] == 1:
-    return jnp.asarray(table_BLK[0])[at_BA]
-  return take(table_BLK, at_BA)
-
-
-def _drop(x_BLD, key_B, rate):
-  return x_BLD if key_B is None else layers.dropout(x_BLD, key_B, rate)
-
-
-def _linear(config, n_in, n_out, bias, rngs, **more):
+def _linear(config, n_in, n_out, bias, rngs, **options):
   return nnx.Linear(
     n_in,
     n_out,
@@ -297,17 +294,7 @@ def _linear(config, n_in, n_out, bias, rngs, **more):
     kernel_init=nnx.initializers.normal(INIT_STD),
     dtype=jnp.dtype(config.compute_dtype),
     rngs=rngs,
-    **more,
-  )
-
-
-def _embed(config, rows, rngs):
-  return nnx.Embed(
-    rows,
-    config.width,
-    embedding_init=nnx.initializers.normal(INIT_STD),
-    dtype=jnp.dtype(config.compute_dtype),
-    rngs=rngs,
+    **options,
   )
 
 

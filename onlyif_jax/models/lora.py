@@ -1,12 +1,12 @@
-"""Low-rank adapters on a frozen, perhaps quantised decoder, through qwix.
+"""Low-rank adapters on a frozen, optionally quantised decoder, by qwix.
 
-A model falls into three parts: a static graph definition, the weights that are
-trained (the adapters, or everything), and the frozen rest. 2402.10891 trains Llama-2
-so with rank 512 and alpha 1024, Only-IF's code models with an 8-bit base.
+A model has three parts: a static graph definition, the trained weights (the adapters,
+or all weights) and the frozen weights. arXiv:2402.10891 trains Llama 2 with rank 512
+and alpha 1024; Only-IF's code models have an 8-bit base.
 
-  y = x W + (x A) B alpha / rank,   A [in, rank], B [rank, out], B = 0 at the start
+  y = x W + (x A) B alpha / rank,   A [in, rank], B [rank, out], B = 0 initially
 
-int8 keeps one scale per output column, NF4 one per `tile` weights of a column.
+int8 has one scale per output column, NF4 one per `tile` weights of a column.
 """
 
 import dataclasses
@@ -27,35 +27,30 @@ A, B = 'kernel_lora_a', 'kernel_lora_b'
 
 
 class Parts(NamedTuple):
-  """A model in parts; `merge` puts them together inside a jitted function.
-
-  trained: a pure tree of arrays, float32. frozen: arrays and quantised arrays. noisy:
-  the definition with dropout in the adapters, which qwix has for good or not at all.
-  dtype: of the adapters where they are used.
-  """
+  """A model in parts; `merge` puts them together inside a jitted function."""
 
   graphdef: Any
-  noisy: Any
-  trained: Any
-  frozen: Any
-  dtype: str = 'float32'
+  noisy: Any  # the definition with dropout in the adapters, which qwix cannot switch
+  trained: Any  # a pure tree of float32 arrays
+  frozen: Any  # arrays and quantised arrays
+  dtype: str = 'float32'  # of the adapters in use
 
   @property
   def definitions(self) -> 'Parts':
-    """The parts without weights, which may be a static argument of a program."""
+    """The parts without weights, which can be a static argument of a program."""
     return self._replace(trained=None, frozen=None)
 
   def weights(self, trained=None, frozen=None):
-    """(trained, frozen) as the definition takes them: adapters in the base's dtype.
+    """(trained, frozen) as the definition takes them, with adapters in `dtype`.
 
-    Their product would otherwise turn all that follows it into float32.
+    Adapters in float32 would turn all that follows into float32.
     """
-    own = self.trained if trained is None else trained
-    own = jax.tree.map(lambda x: x.astype(self.dtype), own)
-    return own, self.frozen if frozen is None else frozen
+    trained = self.trained if trained is None else trained
+    trained = jax.tree.map(lambda x: x.astype(self.dtype), trained)
+    return trained, self.frozen if frozen is None else frozen
 
   def merge(self, trained=None, frozen=None, key=None):
-    """The model, with other weights if they are given; a key turns dropout on.
+    """The model, with other weights if given; a key turns dropout on.
 
     A layer that is recomputed in the backward pass draws the same numbers again.
     """
@@ -69,7 +64,7 @@ class Parts(NamedTuple):
 
 
 def check(lora: LoraConfig, quantize: str, config: DecoderConfig) -> None:
-  """Raises ConfigError for settings that this decoder cannot have."""
+  """Raise ConfigError for settings that this decoder cannot have."""
   unknown = [name for name in lora.targets if name not in LINEAR]
   if lora.rank and (unknown or not lora.targets):
     raise ConfigError(
@@ -94,10 +89,10 @@ def check(lora: LoraConfig, quantize: str, config: DecoderConfig) -> None:
 
 
 def adapt(config: DecoderConfig, params, lora: LoraConfig, quantize: str, key) -> Parts:
-  """Parts of a decoder with these weights, adapters new from a key.
+  """The parts of a decoder with fresh adapters.
 
-  params: a pure tree, as pretrained.load gives it; not used after this call where it
-  is quantised. key: a typed key. Raises ConfigError for settings that cannot work.
+  params: the decoder's weights, a pure tree as from pretrained.load. key: a typed key,
+  for the adapters. Raises ConfigError for settings that cannot work.
   """
   check(lora, quantize, config)
   if not lora.rank:
@@ -109,7 +104,7 @@ def adapt(config: DecoderConfig, params, lora: LoraConfig, quantize: str, key) -
 
 
 def shapes(config: DecoderConfig, lora: LoraConfig, quantize: str, dtype) -> Parts:
-  """The parts as jax.ShapeDtypeStruct, nothing allocated; dtype of the base."""
+  """The parts as jax.ShapeDtypeStruct, without allocation; dtype: of the base."""
   check(lora, quantize, config)
   params = jax.tree.map(
     lambda s: jax.ShapeDtypeStruct(s.shape, dtype), llama.shapes(config)
@@ -125,37 +120,38 @@ def shapes(config: DecoderConfig, lora: LoraConfig, quantize: str, dtype) -> Par
 
 
 def merged(config: DecoderConfig, params, trained, lora: LoraConfig) -> dict:
-  """The base weights with the adapters added: a pure tree in the base's dtypes.
+  """The base weights plus the adapters: a pure tree in the base's dtypes.
 
-  params: the weights that were loaded, not their quantised form.
+  params: the weights as they were loaded, not quantised.
   """
   if not lora.rank:
     return trained
-  out = jax.tree.map(lambda x: x, params)  # new dictionaries, the same arrays
+  merged_params = jax.tree.map(lambda x: x, params)  # new dictionaries, same arrays
   for path, a, b in pairs(trained):
-    place = out
+    layer = merged_params
     for name in path:
-      place = place[name]
+      layer = layer[name]
     delta = (a.astype(jnp.float32) @ b.astype(jnp.float32)) * (lora.alpha / lora.rank)
-    kernel = place['kernel']
-    place['kernel'] = (kernel.astype(jnp.float32) + delta).astype(kernel.dtype)
-  return out
+    kernel = layer['kernel']
+    layer['kernel'] = (kernel.astype(jnp.float32) + delta).astype(kernel.dtype)
+  return merged_params
 
 
-def pairs(trained):
+def pairs(trained) -> list[tuple[tuple, Any, Any]]:
   """(path of the linear layer, A, B) of every adapter, in order of the path."""
-  found: dict[tuple, dict[str, Any]] = {}
+  adapters: dict[tuple, dict[str, Any]] = {}
   for path, leaf in jax.tree_util.tree_leaves_with_path(trained):
-    *place, name = (k.key for k in path)
-    found.setdefault(tuple(place), {})[name] = leaf
-  return [(path, both[A], both[B]) for path, both in found.items()]
+    *layer, name = (k.key for k in path)
+    adapters.setdefault(tuple(layer), {})[name] = leaf
+  return [(layer, adapter[A], adapter[B]) for layer, adapter in adapters.items()]
 
 
 def _states(config, lora, quantize, params, key):
-  still = dataclasses.replace(lora, dropout=0.0)
-  model = _adapted(config, params, still, quantize, key)
+  """(trained, frozen) of a decoder with fresh adapters."""
+  without_dropout = dataclasses.replace(lora, dropout=0.0)
+  model = _adapted(config, params, without_dropout, quantize, key)
   _, trained, frozen = nnx.split(model, nnx.LoRAParam, ...)
-  # Adapters are small and are trained: they take no part in a base's low precision.
+  # Adapters are small and trained, so they stay in float32 whatever the base's dtype.
   trained = jax.tree.map(lambda x: x.astype(jnp.float32), nnx.to_pure_dict(trained))
   return trained, frozen
 
@@ -165,7 +161,7 @@ _jitted_states = jax.jit(_states, static_argnums=(0, 1, 2))
 
 @functools.cache
 def _graphdefs(config, lora, quantize):
-  """The definitions without and, where there is any, with dropout."""
+  """The definitions without and with dropout (None if the rate is 0)."""
 
   def define(lora):
     make = functools.partial(_adapted, config, lora=lora, quantize=quantize, key=None)
@@ -179,33 +175,35 @@ def _graphdefs(config, lora, quantize):
 def _adapted(config, params, lora, quantize, key):
   """The decoder with adapters."""
   qwix = _qwix()
-  plain = dataclasses.replace(config, remat=False)
-  # A frozen weight is used in one dtype only, and adapters take theirs from it.
+  without_remat = dataclasses.replace(config, remat=False)
+  # A frozen weight is used in one dtype only, from which adapters take theirs.
   params = jax.tree.map(lambda p: p.astype(config.compute_dtype), params)
-  model = llama.merge(llama.graphdef(plain), params)
-  how: dict[str, Any] = {} if quantize == 'none' else {'weight_qtype': quantize}
+  model = llama.merge(llama.graphdef(without_remat), params)
+  quantization: dict[str, Any] = (
+    {} if quantize == 'none' else {'weight_qtype': quantize}
+  )
   if quantize == 'nf4':
-    how['tile_size'] = lora.tile
-  # PEFT's start: uniform within 1 / sqrt(inputs).
-  start = jax.nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
+    quantization['tile_size'] = lora.tile
+  # As PEFT initialises: uniform within 1 / sqrt(inputs).
+  init_a = jax.nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
   rules: list[Any] = [
     qwix.LoraRule(
       module_path=f'layers/.*/({"|".join(map(re.escape, lora.targets))})',
       rank=lora.rank,
       alpha=lora.alpha,
       dropout=lora.dropout,
-      lora_a_initializer=start,
-      **how,
+      lora_a_initializer=init_a,
+      **quantization,
     )
   ]
-  if how:
-    rules.append(qwix.QuantizationRule(module_path='layers/.*', **how))
+  if quantization:
+    rules.append(qwix.QuantizationRule(module_path='layers/.*', **quantization))
   rngs = nnx.Rngs(jax.random.key(0) if key is None else key)
   dummy = jnp.zeros((1, 2), jnp.int32)
   provider = qwix.LoraProvider(rules)
   model = qwix.apply_lora_to_model(model, provider, dummy, rngs=rngs)
-  # The layers' parts are made outside of a recomputed layer, which could not keep
-  # them; from here on they may be recomputed.
+  # qwix creates its parameters while tracing the layers, which a recomputed layer
+  # could not keep; from here on layers may be recomputed.
   model.config = config  # pyright: ignore[reportAttributeAccessIssue]
   return model
 

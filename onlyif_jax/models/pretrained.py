@@ -1,8 +1,8 @@
-"""Hugging Face directories of Llama, Mistral, Qwen2 and GPT-2, in and out.
+"""Load and save Hugging Face directories of Llama, Mistral, Qwen2 and GPT-2.
 
-Tensors are cast, and sharded where a rule is given, while they are read: each
-process reads what its devices hold, one file after the other. What is missing,
-unknown or misshapen is refused by name.
+Tensors are cast, and sharded if a rule is given, while they are read: each process
+reads what its devices hold, file by file. What is missing, unknown or misshapen is
+refused by name.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import unflatten_dict
 from jax.sharding import NamedSharding, PartitionSpec
 from orbax.checkpoint import v1 as ocp
 
@@ -29,7 +29,7 @@ Rule = Callable[[str], NamedSharding]
 
 INDEX = 'model.safetensors.index.json'
 WHOLE = 'model.safetensors'
-# Our modules -> GPT-2's; N stands for a layer's number. Llama's are called alike.
+# Our modules -> GPT-2's; N stands for the number of a layer. Llama's names are ours.
 _GPT2 = {
   'embed_tokens': 'transformer.wte',
   'embed_positions': 'transformer.wpe',
@@ -44,16 +44,16 @@ _GPT2 = {
   'layers.N.mlp.up_proj': 'transformer.h.N.mlp.c_fc',
   'layers.N.mlp.down_proj': 'transformer.h.N.mlp.c_proj',
 }
-_PARTS = ('q_proj', 'k_proj', 'v_proj')  # of GPT-2's c_attn, side by side
+_PARTS = ('q_proj', 'k_proj', 'v_proj')  # of GPT-2's c_attn, concatenated
 _BUFFERS = re.compile(r'.*rotary_emb\.inv_freq|.*h\.\d+\.attn\.(bias|masked_bias)')
 
 
 class Source(NamedTuple):
-  """Where one parameter is found: tensor, whether transposed, which third of it."""
+  """The Hugging Face tensor that holds a parameter."""
 
   tensor: str
   transposed: bool
-  part: int | None
+  part: int | None  # which third of the tensor's last axis; None: all of it
 
 
 def load(
@@ -63,42 +63,43 @@ def load(
 
   params is a pure tree: `llama.merge(llama.graphdef(config), params)` is the model.
   dtype: of the parameters, and the config's compute_dtype, which may be replaced.
-  sharding: a parameter's path, such as 'layers.3.self_attn.q_proj.kernel', ->
-  NamedSharding; without it the parameters are on the default device. Raises
-  ConfigError, one line, for an attribute that is not supported, for missing,
-  unused or misshapen tensors and for files that cannot be read.
+  sharding: name of a parameter, such as 'layers.3.self_attn.q_proj.kernel', ->
+  NamedSharding; by default the parameters are on the default device. Raises
+  ConfigError, one line, for an attribute that is not supported, for missing, unused
+  or misshapen tensors, and for files that cannot be read.
   """
   path = Path(directory)
   config = pretrained_config.read(path)
   config = dataclasses.replace(config, compute_dtype=jnp.dtype(dtype).name)
-  wanted = _flatten(llama.shapes(config))
-  wanted = {
-    k: jax.ShapeDtypeStruct(v.shape, jnp.dtype(dtype)) for k, v in wanted.items()
+  targets = {  # name of a parameter -> its shape, dtype and sharding
+    k: jax.ShapeDtypeStruct(v.shape, jnp.dtype(dtype))
+    for k, v in hf.flatten(llama.shapes(config)).items()
   }
   if sharding is not None:
-    wanted = {k: _sharded(k, v, sharding(k), path) for k, v in wanted.items()}
-  sources = {name: source(name, config) for name in wanted}
+    targets = {k: _sharded(k, v, sharding(k), path) for k, v in targets.items()}
+  sources = {name: source(name, config) for name in targets}
   files = [(file, _headers(file)) for file in _files(path)]
-  found = [_known(headers, config) for _, headers in files]
-  _check_names(found, sources, config, path)
+  tensor_names = [_full_names(headers, config) for _, headers in files]
+  _check_names(tensor_names, sources, config, path)
   flat, heads = {}, []
-  for (file, headers), names in zip(files, found, strict=True):
-    takers: dict[str, list[str]] = {}
-    for name, where in sources.items():
-      if where.tensor in names:
-        takers.setdefault(where.tensor, []).append(name)
-        _check_shape(wanted[name], headers[names[where.tensor]], where, name, path)
+  for (file, headers), names in zip(files, tensor_names, strict=True):
+    users: dict[str, list[str]] = {}  # tensor of this file -> parameters made of it
+    for name, origin in sources.items():
+      if origin.tensor in names:
+        users.setdefault(origin.tensor, []).append(name)
+        _check_shape(targets[name], headers[names[origin.tensor]], origin, name, path)
     tied = config.tied_head and 'lm_head.weight' in names
-    tensors = _read(file, headers, names, takers, wanted, sources, tied)
-    for tensor, ours in takers.items():
+    tensors = _read(file, headers, names, users, targets, sources, tied)
+    for tensor, parameters in users.items():
       x = tensors.pop(names[tensor])
-      for name in ours:
-        flat[name] = _arranged(x, wanted[name], sources[name])
-    heads += [tensors.pop('lm_head.weight')] if tied else []
+      for name in parameters:
+        flat[name] = _to_parameter(x, targets[name], sources[name])
+    if tied:
+      heads.append(tensors.pop('lm_head.weight'))
   for head in heads:
     if not np.array_equal(np.asarray(head, dtype), flat['embed_tokens.embedding']):
       raise ConfigError(f'{path}: lm_head.weight differs from the tied embedding')
-  return config, unflatten_dict({_path(name): flat[name] for name in wanted})
+  return config, unflatten_dict({hf.tree_path(name): flat[name] for name in targets})
 
 
 def save(
@@ -110,19 +111,18 @@ def save(
   dtype: Any = None,
   max_shard_bytes: int = 2 * 10**9,
 ):
-  """Writes config.json and safetensors that `transformers` loads.
+  """Write config.json and safetensors that `transformers` loads, atomically.
 
-  The directory appears whole or not at all. attributes: more entries of
-  config.json, such as the base's bos_token_id. dtype: None keeps each parameter's.
-  Above max_shard_bytes there are several files and an index. Raises ConfigError
-  for what the family cannot express, for params of another model and for a
-  directory that is in use or cannot be written.
+  attributes: more entries of config.json, such as the base's bos_token_id. dtype:
+  None keeps each parameter's. max_shard_bytes: above it there are several files and
+  an index. Raises ConfigError for what the family cannot express, for params of
+  another model and for a directory that is in use or cannot be written.
   """
-  described = pretrained_config.attributes(config)
-  flat = _flatten(params)
-  shapes = {k: v.shape for k, v in _flatten(llama.shapes(config)).items()}
+  config_json = pretrained_config.attributes(config)
+  flat = hf.flatten(params)
+  shapes = {k: v.shape for k, v in hf.flatten(llama.shapes(config)).items()}
   if flat.keys() != shapes.keys():
-    names = _some(flat.keys() ^ shapes.keys())
+    names = hf.some_of(flat.keys() ^ shapes.keys())
     raise ConfigError(f'params: not the parameters of this model: {names}')
   for name, shape in shapes.items():
     if flat[name].shape != shape:
@@ -130,22 +130,23 @@ def save(
         f'params: {name} has shape {flat[name].shape}, expected {shape}'
       )
   dtype_of = {k: jnp.dtype(dtype or v.dtype) for k, v in flat.items()}
-  first = str(next(iter(dtype_of.values())))
-  described |= {'torch_dtype': first, 'dtype': first} | dict(attributes or {})
-  parts: dict[str, list[str]] = {}
-  for name in sorted(flat, key=_path):
-    parts.setdefault(source(name, config).tensor, []).append(name)
+  first_dtype = str(next(iter(dtype_of.values())))
+  config_json |= {'torch_dtype': first_dtype, 'dtype': first_dtype}
+  config_json |= dict(attributes or {})
+  members: dict[str, list[str]] = {}  # tensor -> the parameters that it holds
+  for name in sorted(flat, key=hf.tree_path):
+    members.setdefault(source(name, config).tensor, []).append(name)
   sizes = {
     tensor: sum(flat[k].size * dtype_of[k].itemsize for k in names)
-    for tensor, names in parts.items()
+    for tensor, names in members.items()
   }
   shards = _shards(sizes, max_shard_bytes)
   with hf.new_directory(Path(directory)) as folder:
-    (folder / 'config.json').write_bytes(_json(described))
+    (folder / 'config.json').write_bytes(hf.json_bytes(config_json))
     for file, tensors in shards.items():
       content = {}
       for tensor in tensors:
-        names = sorted(parts[tensor], key=lambda k: source(k, config).part or 0)
+        names = sorted(members[tensor], key=lambda k: source(k, config).part or 0)
         arrays = [np.asarray(flat[k]).astype(dtype_of[k]) for k in names]
         x = arrays[0] if len(arrays) == 1 else np.concatenate(arrays, -1)
         x = x.T if source(names[0], config).transposed else x
@@ -153,25 +154,27 @@ def save(
       (folder / file).write_bytes(hf.safetensors_bytes(content))
     if len(shards) > 1:
       weight_map = {t: file for file, tensors in shards.items() for t in tensors}
-      total = {'total_size': sum(sizes.values())}
-      (folder / INDEX).write_bytes(_json({'metadata': total, 'weight_map': weight_map}))
+      metadata = {'total_size': sum(sizes.values())}
+      index = hf.json_bytes({'metadata': metadata, 'weight_map': weight_map})
+      (folder / INDEX).write_bytes(index)
 
 
 def source(name: str, config: DecoderConfig) -> Source:
-  """The Hugging Face tensor of one of our parameters."""
+  """Where a Hugging Face model of the config's family has one of our parameters."""
   module, leaf = name.rsplit('.', 1)
   suffix = '.bias' if leaf == 'bias' else '.weight'
   if config.family != 'gpt2':
     prefix = '' if module == 'lm_head' else 'model.'
     return Source(prefix + module + suffix, leaf == 'kernel', None)
   number = next((part for part in module.split('.') if part.isdigit()), '')
-  theirs = _GPT2[re.sub(r'\b\d+\b', 'N', module)]
-  last = module.rsplit('.', 1)[-1]
-  part = _PARTS.index(last) if last in _PARTS else None
-  return Source(re.sub(r'\bN\b', number, theirs) + suffix, module == 'lm_head', part)
+  generic = _GPT2[re.sub(r'\b\d+\b', 'N', module)]
+  tensor = re.sub(r'\bN\b', number, generic) + suffix
+  layer = module.rsplit('.', 1)[-1]
+  part = _PARTS.index(layer) if layer in _PARTS else None
+  return Source(tensor, module == 'lm_head', part)
 
 
-def _files(path) -> list[Path]:
+def _files(path: Path) -> list[Path]:
   """The safetensors files of a directory, in the order of the index."""
   if (path / WHOLE).exists():
     return [path / WHOLE]
@@ -192,12 +195,14 @@ def _files(path) -> list[Path]:
 
 
 def _headers(file) -> dict[str, jax.ShapeDtypeStruct]:
+  """The shapes and dtypes of a file's tensors."""
   with _reading(file):
     return ocp.metadata(file.absolute()).metadata
 
 
 @contextlib.contextmanager
-def _reading(file):
+def _reading(file: Path):
+  """Set Orbax up for safetensors, and turn any error into a ConfigError."""
   context = ocp.Context()
   context.checkpoint_layout = 'safetensors'
   try:
@@ -208,69 +213,72 @@ def _reading(file):
     raise ConfigError(f'{file} cannot be read: {reason}') from None
 
 
-def _known(headers, config) -> dict[str, str]:
-  """Tensors under their full names -> their names in the file, without buffers."""
+def _full_names(headers, config) -> dict[str, str]:
+  """Full names of a file's tensors -> names in the file; buffers are left out."""
   names = {name: name for name in headers if not _BUFFERS.fullmatch(name)}
   if config.family != 'gpt2':
     return names
-  head = ('transformer.', 'lm_head.')  # published GPT-2 leaves the first out
-  return {k if k.startswith(head) else f'transformer.{k}': k for k in names}
+  prefixes = ('transformer.', 'lm_head.')  # the published GPT-2 omits the first
+  return {k if k.startswith(prefixes) else f'transformer.{k}': k for k in names}
 
 
-def _check_names(found, sources, config, path):
-  have = set().union(*found)
-  if sum(map(len, found)) != len(have):
+def _check_names(tensor_names, sources, config, path):
+  """Raise ConfigError unless each tensor exists once and is used."""
+  present = set().union(*tensor_names)
+  if sum(map(len, tensor_names)) != len(present):
     raise ConfigError(f'{path}: a tensor is in two files')
-  need = {where.tensor for where in sources.values()}
-  if need - have:
-    raise ConfigError(f'{path}: tensors are missing: {_some(need - have)}')
-  unused = have - need - ({'lm_head.weight'} if config.tied_head else set())
+  needed = {origin.tensor for origin in sources.values()}
+  if needed - present:
+    raise ConfigError(f'{path}: tensors are missing: {hf.some_of(needed - present)}')
+  unused = present - needed - ({'lm_head.weight'} if config.tied_head else set())
   if unused:
     raise ConfigError(
-      f'{path}: tensors that this {config.family} does not have: {_some(unused)}'
+      f'{path}: tensors that this {config.family} does not have: {hf.some_of(unused)}'
     )
 
 
-def _check_shape(wanted, header, where, name, path):
-  shape = wanted.shape
-  if where.part is not None:
+def _check_shape(target, header, origin: Source, name, path):
+  """Raise ConfigError unless a tensor has the shape that a parameter needs."""
+  shape = target.shape
+  if origin.part is not None:
     shape = (*shape[:-1], 3 * shape[-1])
-  shape = shape[::-1] if where.transposed else shape
+  shape = shape[::-1] if origin.transposed else shape
   if tuple(header.shape) != shape:
     raise ConfigError(
-      f'{path}: {where.tensor} has shape {tuple(header.shape)}, expected {shape} '
+      f'{path}: {origin.tensor} has shape {tuple(header.shape)}, expected {shape} '
       f'for {name}'
     )
 
 
-def _sharded(name, wanted, sharding, path):
+def _sharded(name, target, sharding, path) -> jax.ShapeDtypeStruct:
+  """The target with a sharding; raises ConfigError if that does not fit."""
   try:
-    sharding.shard_shape(wanted.shape)
+    sharding.shard_shape(target.shape)
   except ValueError as error:
     raise ConfigError(f'{path}: {name} cannot be sharded: {error}') from None
-  return jax.ShapeDtypeStruct(wanted.shape, wanted.dtype, sharding=sharding)
+  return jax.ShapeDtypeStruct(target.shape, target.dtype, sharding=sharding)
 
 
-def _read(file, headers, names, takers, wanted, sources, tied):
-  """Tensors of one file under its own names, sharded as their takers will be."""
-  sharded = next(iter(wanted.values())).sharding is not None
+def _read(file, headers, names, users, targets, sources, tied):
+  """The tensors of a file by their names in it, sharded like the parameters."""
   abstract = None
-  if sharded:
+  if next(iter(targets.values())).sharding is not None:
     abstract = {}
-    for tensor, ours in takers.items():
-      target = wanted[ours[0]]
-      spec = tuple(target.sharding.spec)
-      spec += (None,) * (len(target.shape) - len(spec))
-      where = sources[ours[0]]
-      # Thirds of a sharded tensor would not lie where the parameters are.
-      spec = () if where.part is not None else spec[:: -1 if where.transposed else 1]
-      spec = NamedSharding(target.sharding.mesh, PartitionSpec(*spec))
+    for tensor, parameters in users.items():
+      target, origin = targets[parameters[0]], sources[parameters[0]]
+      axes = tuple(target.sharding.spec)
+      axes += (None,) * (len(target.shape) - len(axes))
+      if origin.part is not None:
+        axes = ()  # shards of a third would be on other devices than the parameter's
+      elif origin.transposed:
+        axes = axes[::-1]
+      sharding = NamedSharding(target.sharding.mesh, PartitionSpec(*axes))
       header = headers[names[tensor]]
       abstract[names[tensor]] = jax.ShapeDtypeStruct(
-        header.shape, target.dtype, sharding=spec
+        header.shape, target.dtype, sharding=sharding
       )
     if tied:
-      header, target = headers['lm_head.weight'], wanted['embed_tokens.embedding']
+      header, target = headers['lm_head.weight'], targets['embed_tokens.embedding']
       abstract['lm_head.weight'] = jax.ShapeDtypeStruct(
         header.shape, target.dtype, sharding=target.sharding
       )
@@ -278,14 +286,14 @@ def _read(file, headers, names, takers, wanted, sources, tied):
     return ocp.load(file.absolute(), abstract)
 
 
-def _arranged(x, wanted, where):
-  """A tensor -> the parameter: its third, transposed, in its dtype and place."""
-  if wanted.sharding is None:
-    return _arrange(jnp.asarray(x), where.transposed, where.part, wanted.dtype)
-  place = functools.partial(jax.jit, static_argnums=(1, 2, 3))(
-    _arrange, out_shardings=wanted.sharding
+def _to_parameter(x, target, origin: Source):
+  """The parameter from its tensor, with the target's dtype and sharding."""
+  if target.sharding is None:
+    return _arrange(jnp.asarray(x), origin.transposed, origin.part, target.dtype)
+  arrange = functools.partial(jax.jit, static_argnums=(1, 2, 3))(
+    _arrange, out_shardings=target.sharding
   )
-  return place(x, where.transposed, where.part, wanted.dtype)
+  return arrange(x, origin.transposed, origin.part, target.dtype)
 
 
 def _arrange(x, transposed, part, dtype):
@@ -294,7 +302,7 @@ def _arrange(x, transposed, part, dtype):
 
 
 def _shards(sizes, limit) -> dict[str, list[str]]:
-  """File names -> tensors, in order, each file at most `limit` bytes or one tensor."""
+  """File name -> tensors; a file has at most `limit` bytes, or a single tensor."""
   groups: list[list[str]] = [[]]
   used = 0
   for tensor, size in sizes.items():
@@ -307,21 +315,3 @@ def _shards(sizes, limit) -> dict[str, list[str]]:
     return {WHOLE: groups[0]}
   n = len(groups)
   return {f'model-{i + 1:05}-of-{n:05}.safetensors': g for i, g in enumerate(groups)}
-
-
-def _json(value) -> bytes:
-  return (json.dumps(value, indent=2, ensure_ascii=False) + '\n').encode()
-
-
-def _flatten(tree) -> dict[str, Any]:
-  return {'.'.join(map(str, k)): v for k, v in flatten_dict(tree).items()}
-
-
-def _path(name):
-  return tuple(int(part) if part.isdigit() else part for part in name.split('.'))
-
-
-def _some(names) -> str:
-  names = sorted(names)
-  more = f' and {len(names) - 3} more' if len(names) > 3 else ''
-  return ', '.join(names[:3]) + more

@@ -1,7 +1,7 @@
-"""config.json of Llama, Mistral, Qwen2 and GPT-2 <-> `DecoderConfig`.
+"""Convert config.json of Llama, Mistral, Qwen2 and GPT-2 to `DecoderConfig` and back.
 
-An attribute is known and used, known to change no logit, or refused by name: no
-model loads as something that it is not.
+An attribute is used, known to change no logit, or refused by name: no model is
+loaded as something that it is not.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ _HARMLESS = re.compile(
   """,
   re.VERBOSE,
 )
-# Attributes that change logits, with the values under which a model is ours.
+# Attributes that change logits -> the values that are supported.
 _COMMON = {
   'is_encoder_decoder': (False,),
   'add_cross_attention': (False,),
@@ -50,7 +50,7 @@ _GPT2 = _COMMON | {
   'scale_attn_by_inverse_layer_idx': (False,),
   'reorder_and_upcast_attn': (False,),
 }
-_LLAMA_SIZES = {  # theirs -> ours
+_LLAMA_SIZES = {  # attribute of config.json -> field of DecoderConfig
   'vocab_size': 'vocab_size',
   'max_position_embeddings': 'max_length',
   'num_hidden_layers': 'layers',
@@ -66,18 +66,20 @@ _GPT2_SIZES = {
   'n_head': 'heads',
 }
 _LLAMA_USED = {
-  *('num_key_value_heads', 'head_dim', 'rms_norm_eps', 'tie_word_embeddings'),
-  *('rope_theta', 'rope_scaling', 'rope_parameters'),
-}
+  'num_key_value_heads', 'head_dim', 'rms_norm_eps', 'tie_word_embeddings',
+  'rope_theta', 'rope_scaling', 'rope_parameters',
+}  # fmt: skip
+_QWEN2_USED = {
+  'use_sliding_window', 'sliding_window', 'max_window_layers', 'layer_types',
+  'rotary_emb_base',
+}  # fmt: skip
 _USED = {
   'llama': _LLAMA_USED | {'attention_bias', 'mlp_bias'},
   'mistral': _LLAMA_USED | {'sliding_window'},
-  'qwen2': _LLAMA_USED
-  | {'use_sliding_window', 'sliding_window', 'max_window_layers', 'layer_types'}
-  | {'rotary_emb_base'},
+  'qwen2': _LLAMA_USED | _QWEN2_USED,
   'gpt2': {'n_inner', 'layer_norm_epsilon', 'tie_word_embeddings'},
 }
-_ROPE = {  # theirs -> ours
+_ROPE = {  # attribute of config.json -> field of Rope
   'rope_theta': 'theta',
   'factor': 'factor',
   'low_freq_factor': 'low_factor',
@@ -89,46 +91,48 @@ _ROPE_NEEDS = {
   'linear': {'factor'},
   'llama3': {'factor', 'low_freq_factor', 'high_freq_factor'},
 }
-# Ours alone: they change no logit, so nothing of them is written.
-_OURS = ('compute_dtype', 'remat', 'dropout')
+# Fields of DecoderConfig that are not written, as they change no logit.
+_NOT_WRITTEN = ('compute_dtype', 'remat', 'dropout')
 
 
 def read(directory) -> DecoderConfig:
   """The config of a Hugging Face directory.
 
-  Dropout concerns training and is left at 0. Raises ConfigError, one line, for a
-  file that cannot be read, another architecture, an attribute that is not known
-  and one whose value is not supported.
+  Dropout concerns training and is set to 0. Raises ConfigError, one line, for a file
+  that cannot be read, another architecture, an unknown attribute and an attribute
+  whose value is not supported.
   """
   file = Path(directory) / 'config.json'
   return parse(read_object(file), str(file))
 
 
-def parse(given: dict[str, Any], where='config.json') -> DecoderConfig:
-  """The attributes of a config.json -> config; errors as in `read`."""
-  family = given.get('model_type')
+def parse(entries: dict[str, Any], where: str = 'config.json') -> DecoderConfig:
+  """The config that the attributes of a config.json give; errors as in `read`."""
+  family = entries.get('model_type')
   if not isinstance(family, str) or family not in _ARCHITECTURES:
     known = ', '.join(_ARCHITECTURES)
     raise ConfigError(f'{where}: model_type={family!r} is not supported, only {known}')
-  named = given.get('architectures') or []
-  for name in named if isinstance(named, list) else [named]:
+  architectures = entries.get('architectures') or []
+  if not isinstance(architectures, list):
+    architectures = [architectures]
+  for name in architectures:
     if name != _ARCHITECTURES[family]:
       raise ConfigError(
         f'{where}: architecture {name} is not supported, only {_ARCHITECTURES[family]}'
       )
-  sizes = _GPT2_SIZES if family == 'gpt2' else _LLAMA_SIZES
-  _check(given, family, sizes, where)
-  plain = {ours: given[theirs] for theirs, ours in sizes.items()}
+  fields = _GPT2_SIZES if family == 'gpt2' else _LLAMA_SIZES
+  _check(entries, family, fields, where)
+  sizes = {field: entries[attribute] for attribute, field in fields.items()}
   try:
-    return (_gpt2 if family == 'gpt2' else _llama)(given, plain)
+    return (_gpt2 if family == 'gpt2' else _llama)(entries, sizes)
   except (ValueError, TypeError, AttributeError, OverflowError) as error:
     raise ConfigError(f'{where}: {error}') from None
 
 
 def attributes(config: DecoderConfig) -> dict[str, Any]:
-  """What config.json says of a config.
+  """The attributes of a config's config.json.
 
-  Raises ConfigError for a switch that the family cannot express.
+  Raises ConfigError for a field that the family cannot express.
   """
   if config.family not in _ARCHITECTURES:
     raise ConfigError(
@@ -139,27 +143,27 @@ def attributes(config: DecoderConfig) -> dict[str, Any]:
       f'heads={config.heads} does not divide width={config.width}, which transformers '
       'asks of a llama model'
     )
-  write = _gpt2_attributes if config.family == 'gpt2' else _llama_attributes
-  out = {
+  of_family = _gpt2_attributes if config.family == 'gpt2' else _llama_attributes
+  written = {
     'architectures': [_ARCHITECTURES[config.family]],
     'model_type': config.family,
     'tie_word_embeddings': config.tied_head,
-  } | write(config)
-  again = parse(out)
+  } | of_family(config)
+  parsed = parse(written)
   for field in dataclasses.fields(config):
     value = getattr(config, field.name)
-    if field.name not in _OURS and getattr(again, field.name) != value:
+    if field.name not in _NOT_WRITTEN and getattr(parsed, field.name) != value:
       raise ConfigError(
         f'{field.name}={value!r} has no counterpart in a {config.family} model, so '
         'this model cannot be written'
       )
-  return out
+  return written
 
 
-def _check(given, family, sizes, where):
-  """Every attribute is known, with a supported value; sizes are whole numbers."""
+def _check(entries, family, sizes, where):
+  """Raise ConfigError for unknown attributes, unsupported values and bad sizes."""
   required = _GPT2 if family == 'gpt2' else _LLAMA
-  for name, value in given.items():
+  for name, value in entries.items():
     if name in required and value not in required[name]:
       supported = ' or '.join(map(repr, required[name]))
       raise ConfigError(f'{where}: {name}={value!r} is not supported, only {supported}')
@@ -167,25 +171,25 @@ def _check(given, family, sizes, where):
     if not used and name != 'model_type' and not _HARMLESS.fullmatch(name):
       raise ConfigError(f'{where}: {name}={value!r} is not known to be supported')
   for name in sizes:
-    if name not in given:
+    if name not in entries:
       raise ConfigError(f'{where}: {name} is missing')
-    if type(given[name]) is not int or given[name] < 1:
+    if type(entries[name]) is not int or entries[name] < 1:
       raise ConfigError(
-        f'{where}: {name}={given[name]!r} must be a whole number above 0'
+        f'{where}: {name}={entries[name]!r} must be a whole number above 0'
       )
 
 
-def _llama(given, sizes) -> DecoderConfig:
-  """Llama, Mistral and Qwen2; what is absent has transformers' default."""
-  family, heads = given['model_type'], sizes['heads']
-  head_width = given.get('head_dim')
+def _llama(entries, sizes) -> DecoderConfig:
+  """The config of a Llama, Mistral or Qwen2, with transformers' defaults."""
+  family, heads = entries['model_type'], sizes['heads']
+  head_width = entries.get('head_dim')
   if head_width is None:
     if sizes['width'] % heads:
       raise ValueError(
         f'num_attention_heads={heads} does not divide hidden_size={sizes["width"]}'
       )
     head_width = sizes['width'] // heads
-  kv_heads = given.get('num_key_value_heads')
+  kv_heads = entries.get('num_key_value_heads')
   kv_heads = heads if kv_heads is None else kv_heads
   if type(kv_heads) is not int or kv_heads < 1 or heads % kv_heads:
     raise ValueError(
@@ -193,39 +197,39 @@ def _llama(given, sizes) -> DecoderConfig:
     )
   if type(head_width) is not int or head_width < 2 or head_width % 2:
     raise ValueError(f'head_dim={head_width!r} must be an even number')
-  window, window_from = _window(given, sizes['layers'])
+  window, window_from = _window(entries, sizes['layers'])
   return DecoderConfig(
     **sizes,
     family=family,
     kv_heads=kv_heads,
     head_width=head_width,
-    rope=_rope(given, sizes['max_length']),
-    norm_epsilon=_number('rms_norm_eps', given.get('rms_norm_eps', 1e-6)),
-    qkv_bias=family == 'qwen2' or bool(given.get('attention_bias', False)),
-    out_bias=bool(given.get('attention_bias', False)),
-    mlp_bias=bool(given.get('mlp_bias', False)),
+    rope=_rope(entries, sizes['max_length']),
+    norm_epsilon=_number('rms_norm_eps', entries.get('rms_norm_eps', 1e-6)),
+    qkv_bias=family == 'qwen2' or bool(entries.get('attention_bias', False)),
+    out_bias=bool(entries.get('attention_bias', False)),
+    mlp_bias=bool(entries.get('mlp_bias', False)),
     window=window,
     window_from=window_from,
-    tied_head=bool(given.get('tie_word_embeddings', False)),
+    tied_head=bool(entries.get('tie_word_embeddings', False)),
   )
 
 
-def _window(given, layers):
-  """(window, first layer that has it)."""
-  family, first = given['model_type'], 0
-  window = given.get('sliding_window', 4_096) if family != 'llama' else None
+def _window(entries, layers):
+  """(window, first layer that has it); (None, 0) without a window."""
+  family, first = entries['model_type'], 0
+  window = entries.get('sliding_window', 4_096) if family != 'llama' else None
   if family == 'qwen2':
-    if not given.get('use_sliding_window', False):
+    if not entries.get('use_sliding_window', False):
       window = None
-    first, types = given.get('max_window_layers', 28), given.get('layer_types')
+    first, types = entries.get('max_window_layers', 28), entries.get('layer_types')
     if type(first) is not int or first < 0:
       raise ValueError(f'max_window_layers={first!r} must be a whole number')
     if not isinstance(types, list | None):
       raise ValueError(f'layer_types={types!r} must be a list')
     if types is not None:
       first = types.count('full_attention')
-      wanted = ['full_attention'] * first + ['sliding_attention'] * (layers - first)
-      if types != wanted or (window is None and first < layers):
+      ordered = ['full_attention'] * first + ['sliding_attention'] * (layers - first)
+      if types != ordered or (window is None and first < layers):
         raise ValueError(
           f'layer_types={types!r} is not supported, only full_attention in the first '
           'layers and sliding_attention, with use_sliding_window, in the others'
@@ -237,28 +241,32 @@ def _window(given, layers):
   return window, first
 
 
-def _rope(given, max_length) -> Rope:
-  """From rope_parameters (transformers 5), or rope_theta and rope_scaling."""
-  old, new = given.get('rope_scaling'), given.get('rope_parameters')
-  theta = given.get('rope_theta')
-  for name, spec in (('rope_parameters', new), ('rope_scaling', old)):
+def _rope(entries, max_length) -> Rope:
+  """The rope of rope_parameters (transformers 5), or rope_theta and rope_scaling."""
+  theta = entries.get('rope_theta')
+  specs = {name: entries.get(name) for name in ('rope_parameters', 'rope_scaling')}
+  for name, spec in specs.items():
     if not isinstance(spec, dict | None):
       raise ValueError(f'{name}={spec!r} must be an object')
-  ropes = [
-    _one_rope({'rope_theta': theta} | spec if theta else spec, name, max_length)
-    for name, spec in (('rope_parameters', new), ('rope_scaling', old))
-    if spec is not None
-  ] or [Rope(theta=_number('rope_theta', theta or 10_000))]
-  if ropes[0] != ropes[-1]:
+  ropes = []
+  for name, spec in specs.items():
+    if spec is not None:
+      spec = {'rope_theta': theta} | spec if theta else spec
+      ropes.append(_parse_rope(spec, name, max_length))
+  if not ropes:
+    ropes = [Rope(theta=_number('rope_theta', theta or 10_000))]
+  rope = ropes[0]
+  if rope != ropes[-1]:
     raise ValueError('rope_parameters and rope_scaling contradict each other')
-  base = given.get('rotary_emb_base', ropes[0].theta)
+  base = entries.get('rotary_emb_base', rope.theta)
   for name, value in (('rotary_emb_base', base), ('rope_theta', theta)):
-    if value is not None and value != ropes[0].theta:
-      raise ValueError(f'{name}={value!r} contradicts rope_theta={ropes[0].theta!r}')
-  return ropes[0]
+    if value is not None and value != rope.theta:
+      raise ValueError(f'{name}={value!r} contradicts rope_theta={rope.theta!r}')
+  return rope
 
 
-def _one_rope(spec, name, max_length) -> Rope:
+def _parse_rope(spec, name, max_length) -> Rope:
+  """The rope of one of the two attributes; raises ValueError."""
   spec = {k: v for k, v in spec.items() if v is not None}
   kinds = [spec.pop(k) for k in ('rope_type', 'type') if k in spec] or ['default']
   kind = kinds[0]
@@ -287,11 +295,12 @@ def _number(name, value) -> float:
   return float(value)
 
 
-def _gpt2(given, sizes) -> DecoderConfig:
+def _gpt2(entries, sizes) -> DecoderConfig:
+  """The config of a GPT-2, with transformers' defaults."""
   width, heads = sizes['width'], sizes['heads']
   if width % heads:
     raise ValueError(f'n_head={heads} does not divide n_embd={width}')
-  hidden = given.get('n_inner') or 4 * width
+  hidden = entries.get('n_inner') or 4 * width
   if type(hidden) is not int or hidden < 1:
     raise ValueError(f'n_inner={hidden!r} must be a whole number above 0')
   return DecoderConfig(
@@ -302,20 +311,20 @@ def _gpt2(given, sizes) -> DecoderConfig:
     head_width=width // heads,
     rope=None,
     norm='layer',
-    norm_epsilon=_number('layer_norm_epsilon', given.get('layer_norm_epsilon', 1e-5)),
+    norm_epsilon=_number('layer_norm_epsilon', entries.get('layer_norm_epsilon', 1e-5)),
     mlp='gelu_new',
     qkv_bias=True,
     out_bias=True,
     mlp_bias=True,
-    tied_head=bool(given.get('tie_word_embeddings', True)),
+    tied_head=bool(entries.get('tie_word_embeddings', True)),
   )
 
 
 def _llama_attributes(config):
-  """In the words of transformers 5 and of its predecessors."""
+  """Attributes as both transformers 5 and earlier versions read them."""
   c = config
-  out: dict[str, Any] = {k: getattr(c, v) for k, v in _LLAMA_SIZES.items()}
-  out |= {
+  written: dict[str, Any] = {k: getattr(c, v) for k, v in _LLAMA_SIZES.items()}
+  written |= {
     'num_key_value_heads': c.kv_heads,
     'head_dim': c.head_width,
     'hidden_act': 'silu',
@@ -326,23 +335,25 @@ def _llama_attributes(config):
     kind = c.rope.kind
     names = {'llama3': list(_ROPE)[1:], 'linear': ['factor']}.get(kind, [])
     scaling = {name: getattr(c.rope, _ROPE[name]) for name in names}
-    out['rope_theta'] = c.rope.theta
-    out['rope_scaling'] = {'type': kind, 'rope_type': kind} | scaling if names else None
-    out['rope_parameters'] = {'rope_type': kind, 'rope_theta': c.rope.theta} | scaling
+    types = {'type': kind, 'rope_type': kind}
+    written['rope_theta'] = c.rope.theta
+    written['rope_scaling'] = types | scaling if names else None
+    parameters = {'rope_type': kind, 'rope_theta': c.rope.theta}
+    written['rope_parameters'] = parameters | scaling
   if c.family == 'llama':
-    out |= {'attention_bias': c.out_bias, 'mlp_bias': c.mlp_bias}
+    written |= {'attention_bias': c.out_bias, 'mlp_bias': c.mlp_bias}
   if c.family == 'mistral':
-    out['sliding_window'] = c.window
+    written['sliding_window'] = c.window
   if c.family == 'qwen2':
     full = c.layers if c.window is None else c.window_from
     sliding = c.layers - full
-    out |= {
+    written |= {
       'use_sliding_window': c.window is not None,
       'sliding_window': c.window,
       'max_window_layers': full,
       'layer_types': ['full_attention'] * full + ['sliding_attention'] * sliding,
     }
-  return out
+  return written
 
 
 def _gpt2_attributes(config):

@@ -1,7 +1,7 @@
-"""config.json of the papers' pretrained models, as published, by directory name.
+"""The published config.json of the papers' pretrained models, by directory name.
 
-So that memory and time are predicted before anything is downloaded; a run reads the
-directory's own.
+For predictions of memory and time before a download; a run reads the config.json in
+the model's own directory.
 """
 
 from typing import Any

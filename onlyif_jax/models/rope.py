@@ -1,7 +1,7 @@
-"""Rotary positions: the rates of Llama's family and their scalings.
+"""Rotary positions of Llama's family, with their scalings.
 
-The rates are computed in the precision and order of transformers' PyTorch code:
-a rate that is off by its last bit turns far positions visibly.
+The rates are computed in the precision and order of transformers' PyTorch code: a
+rate that is wrong in its last bit changes far positions noticeably.
 """
 
 import dataclasses
@@ -15,9 +15,9 @@ import numpy as np
 class Rope:
   """Base and scaling; kind is 'default', 'linear' or 'llama3' (Llama 3.1).
 
-  linear divides every rate by `factor`. llama3 does so for wavelengths above
-  original_length / low_factor only, leaves those below original_length /
-  high_factor alone and goes over smoothly in between.
+  'linear' divides every rate by `factor`. 'llama3' divides those with a wavelength
+  above original_length / low_factor, keeps those with a wavelength below
+  original_length / high_factor, and interpolates between.
   """
 
   theta: float = 10_000.0
@@ -29,7 +29,7 @@ class Rope:
 
 
 def rates(rope: Rope, head_width: int) -> np.ndarray:
-  """Radians per position [head_width / 2], float32."""
+  """The rates [head_width / 2] in radians per position, float32."""
   exponent_K = np.arange(0, head_width, 2, dtype=np.float32) / np.float32(head_width)
   power_K = np.float64(rope.theta) ** exponent_K.astype(np.float64)
   rate_K = np.float32(1) / power_K.astype(np.float32)
@@ -41,13 +41,13 @@ def rates(rope: Rope, head_width: int) -> np.ndarray:
   if rope.kind == 'llama3':
     turns_K = np.float32(rope.original_length) * rate_K / np.float32(2 * math.pi)
     span = np.float32(rope.high_factor - rope.low_factor)
-    kept_K = np.clip((turns_K - np.float32(rope.low_factor)) / span, 0, 1)
-    return (scaled_K * (1 - kept_K) + rate_K * kept_K).astype(np.float32)
+    share_K = np.clip((turns_K - np.float32(rope.low_factor)) / span, 0, 1)
+    return (scaled_K * (1 - share_K) + rate_K * share_K).astype(np.float32)
   raise ValueError(f'rope kind {rope.kind!r} is none of default, linear, llama3')
 
 
 def tables(positions_BL, rate_K):
-  """(cos, sin) [B, L, K], float32; constants where positions are in numpy."""
+  """(cos, sin), each [B, L, K] float32; constants if the positions are in numpy."""
   np_or_jnp = np if isinstance(positions_BL, np.ndarray) else jnp
   angle_BLK = positions_BL.astype(np.float32)[:, :, None] * rate_K[None, None]
   return np_or_jnp.cos(angle_BLK), np_or_jnp.sin(angle_BLK)

@@ -1,11 +1,12 @@
-"""Tasks by name."""
+"""Make tasks by name."""
 
+import dataclasses
 import importlib
 
 from onlyif_jax.config import ConfigError, RulesConfig, outside_class
 from onlyif_jax.tasks.contract import Space, Task
 
-REGISTRY = {  # task.name -> module and class; a task is imported when it is used
+REGISTRY = {  # task.name -> 'module:Class'; a task is imported on first use
   'rewrite': 'rewrite:Rewrite',
   'occurrences': 'occurrences:Occurrences',
   'semantics': 'semantics:Semantics',
@@ -17,11 +18,11 @@ REGISTRY = {  # task.name -> module and class; a task is imported when it is use
 
 
 def make_task(settings) -> Task:
-  """The task of a config's `task` section; raises ConfigError."""
-  values = {name: getattr(settings, name) for name in settings.__dataclass_fields__}
+  """The task of a config's `task` section; raises ConfigError for bad settings."""
+  values = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}
   if settings.name in REGISTRY:
-    module, _, name = REGISTRY[settings.name].partition(':')
-    cls = getattr(importlib.import_module(f'{__name__}.{module}'), name)
+    module, _, class_name = REGISTRY[settings.name].partition(':')
+    cls = getattr(importlib.import_module(f'{__name__}.{module}'), class_name)
   else:
     cls = outside_class(settings.name)
     if 'name' not in cls.__dataclass_fields__:
@@ -33,7 +34,7 @@ def make_task(settings) -> Task:
 
 
 def make_space(task: Task, rules: RulesConfig) -> Space:
-  """The rules of a task; raises ConfigError for settings that cannot work."""
+  """The rule space of a task; raises ConfigError for settings that cannot work."""
   try:
     return task.space(rules)
   except ValueError as e:

@@ -1,16 +1,16 @@
-"""Algebraic rewriting of expression trees (Only-IF section 3, Fig. 5 a-c).
+"""Algebraic rewriting of expression trees (Only-IF, section 3, Fig. 5 a-c).
 
 A rule is an equation between two templates. The input is a random tree of depth d,
-one of whose leaves is the left side with its slots filled by trees of depth d_p; the
+one of whose leaves is the left side with its slots filled by trees of depth d_p. The
 answer is the same tree with the right side there. The prompt is lhs SEP rhs SEP
-input SEP. An analogue of the paper's fine-tuning: trained from scratch.
+input SEP. Models are trained from scratch, where the paper fine-tunes.
 
 A generalist is tested on unseen rules. A specialist has `specialist` in-domain rules
 and I - `specialist` diversification rules, which get `diverse_share` of the examples;
-it is tested on its in-domain rules with deeper slots than it was trained on.
+it is tested on its in-domain rules with deeper slots than in training.
 
-By chance another part of an input may match the left side too, and nothing tells
-which one is meant; tests/test_algebra.py bounds how often.
+By chance another part of an input may match the left side too, so that the task is
+ambiguous; tests/test_algebra.py bounds how often.
 
 >>> trace('((A^2)-(B^2))=((A+B)*(A-B))', '(_^3)', A='(x+5)', B='z')
 ('((((x+5)^2)-(z^2))^3)', '((((x+5)+z)*((x+5)-z))^3)')
@@ -36,7 +36,7 @@ SLOTS = len(expressions.SLOTS)
 
 
 class Kind(enum.IntEnum):
-  """How deep the trees in the slots are."""
+  """The depth of the trees in the slots."""
 
   TRAINED = 0  # slot_min to slot_max
   DEEPER = 1  # slot_test
@@ -50,7 +50,7 @@ class Algebra(AlgebraSettings):
 
   @property
   def vocab_size(self) -> int:
-    """Token ids in use."""
+    """The number of token ids in use."""
     return tokens.FIRST_LETTER + len(expressions.SYMBOLS)
 
   @property
@@ -64,20 +64,21 @@ class Algebra(AlgebraSettings):
 
   @property
   def _slot_size(self) -> int:
-    """The longest tree in a slot."""
+    """The length of the longest tree in a slot."""
     return expressions.longest(self._slot_depth, self.slot_shape)
 
   @property
   def _host_size(self) -> int:
-    """The longest input tree, the hole included as one letter without function."""
+    """The length of the longest input tree, whose hole is one letter, no function."""
     return expressions.longest(self.depth, functions=True) - 1
 
   def _filled(self, length: int, slots: int) -> int:
+    """The greatest length of a template when its slots are filled."""
     return length + slots * (self._slot_size - 1)
 
   @property
   def _sizes(self) -> list[tuple[int, int, int, int]]:
-    """Template and instance lengths of both sides of the longest rules."""
+    """Lengths (lhs, filled lhs, rhs, filled rhs) of the longest rules."""
     return [
       (p, self._filled(p, a), q, self._filled(q, b))
       for p, a, q, b in templates.sizes(self.source, self.functions)
@@ -85,22 +86,22 @@ class Algebra(AlgebraSettings):
 
   @property
   def _side_size(self) -> int:
-    """The longest instance of a side."""
+    """The length of the longest filled side."""
     return max(max(lhs, rhs) for _, lhs, _, rhs in self._sizes)
 
   @property
   def out_length(self) -> int:
-    """The longest output, without the end token; the longest input too."""
+    """The length of the longest output (without end token), and of the longest input."""
     return self._host_size - 1 + self._side_size
 
   @property
   def answer_length(self) -> int:
-    """The longest answer, end token included."""
+    """The length of the longest answer, end token included."""
     return self.out_length + 1
 
   @property
   def sequence_length(self) -> int:
-    """The longest sequence: no two sides of different rules are ever added up."""
+    """The length of the longest sequence, both of whose sides are of the same rule."""
     return max(map(sum, self._sizes)) + 2 * (self._host_size - 1) + 4
 
   def static(self) -> 'Algebra':
@@ -113,17 +114,17 @@ class Algebra(AlgebraSettings):
     return {'specialist': np.array(self.specialist or instructions, np.int32)}
 
   def shares(self, instructions: int) -> np.ndarray | None:
-    """The share of each rule in the training examples; None: all alike.
+    """The share of each rule in the training examples; None: all equal.
 
-    With no diversification rules the in-domain ones get everything; a count table
-    all the same, so that every mixture runs in one program.
+    Without diversification rules the in-domain rules have all examples. The shares are
+    still an array, so that every mixture runs in the same program.
     """
     self._check_mixture(instructions)
-    s, diverse = self.specialist, instructions - self.specialist
-    if not s:
+    specialist, diverse = self.specialist, instructions - self.specialist
+    if not specialist:
       return None
     r = self.diverse_share if diverse else 0.0
-    return np.repeat([(1 - r) / s, r / max(1, diverse)], [s, diverse])
+    return np.repeat([(1 - r) / specialist, r / max(1, diverse)], [specialist, diverse])
 
   def _check_mixture(self, instructions: int) -> None:
     if self.specialist > instructions:
@@ -137,7 +138,7 @@ class Algebra(AlgebraSettings):
     return ()
 
   def kind(self, name: str, i_B):
-    """'deeper' has the test's slots, the others the training's."""
+    """'deeper': slots as deep as in the test; 'plain' and 'train': as in training."""
     names = {'plain': Kind.TRAINED, 'train': Kind.TRAINED, 'deeper': Kind.DEEPER}
     if name not in names:
       raise ValueError(f'unknown kind {name!r}; one of {", ".join(names)}')
@@ -145,11 +146,10 @@ class Algebra(AlgebraSettings):
 
   def space(self, rules: RulesConfig) -> EquationSpace:
     """The rules; raises ValueError for settings that cannot work."""
-    for field, options in (
-      ('source', ('random', 'identities')),
-      ('slot_shape', ('chain', 'full')),
-    ):
-      if (value := getattr(self, field)) not in options:
+    choices = {'source': ('random', 'identities'), 'slot_shape': ('chain', 'full')}
+    for field, options in choices.items():
+      value = getattr(self, field)
+      if value not in options:
         raise ValueError(f'task.{field}={value!r} is not one of {", ".join(options)}')
     if not 0 <= self.slot_min <= self.slot_max:
       raise ValueError(
@@ -178,8 +178,8 @@ class Algebra(AlgebraSettings):
     bits = jax.random.bits(key, (2 + nodes + SLOTS * slot_nodes,))
     trained = self.slot_min + bits[0] % (self.slot_max - self.slot_min + 1)
     depth = jnp.where(kind == Kind.DEEPER, self.slot_test, trained.astype(jnp.int32))
-    place = (bits[1] % 2**self.depth).astype(jnp.int32)
-    host_H, host_len = self._host(bits[2 : 2 + nodes], place)
+    leaf = (bits[1] % 2**self.depth).astype(jnp.int32)
+    host_H, host_len = self._host(bits[2 : 2 + nodes], leaf)
 
     def slot(bits_N):
       tree = expressions.random_tree(bits_N, depth, self.slot_shape)
@@ -187,34 +187,35 @@ class Algebra(AlgebraSettings):
 
     values_SW, length_S = jax.vmap(slot)(bits[2 + nodes :].reshape(SLOTS, slot_nodes))
 
-    def apply(side_P, side_len):
+    def instantiate(side_P, side_len):
+      """The host with a filled side in its hole, and the length of that side."""
       side = expressions.fill(side_P, side_len, values_SW, length_S, self._side_size)
       return *_plug(host_H, host_len, side, self.out_length), side[1]
 
-    in_Z, in_len, _ = apply(rule.lhs_P, rule.lhs_len)
-    out_O, out_len, rhs_len = apply(rule.rhs_Q, rule.rhs_len)
+    in_Z, in_len, _ = instantiate(rule.lhs_P, rule.lhs_len)
+    out_O, out_len, rhs_len = instantiate(rule.rhs_Q, rule.rhs_len)
     shown = rule if shown is None else shown
     prompt = [(shown.lhs_P, shown.lhs_len), (shown.rhs_Q, shown.rhs_len)]
-    at_A = jnp.arange(self.answer_length) - jnp.argmax(host_H == expressions.HOLE)
+    offset_A = jnp.arange(self.answer_length) - jnp.argmax(host_H == expressions.HOLE)
     return tokens.layout(
       [*prompt, (in_Z, in_len)],
       (out_O, out_len),
       self.sequence_length,
-      inserted_A=(at_A >= 0) & (at_A < rhs_len),
-      slices={'in_domain': rule.in_domain, 'place': place, 'slot_depth': depth},
+      inserted_A=(offset_A >= 0) & (offset_A < rhs_len),
+      slices={'in_domain': rule.in_domain, 'place': leaf, 'slot_depth': depth},
     )
 
-  def _host(self, bits_N, place):
-    """The input's tree with a hole at a leaf, as (letters, length)."""
+  def _host(self, bits_N, leaf):
+    """The input's tree with a hole at one of its 2^depth leaves: (letters, length)."""
     tree = expressions.random_tree(bits_N, self.depth, functions=True)
-    hole = 2**self.depth - 1 + place
+    hole = 2**self.depth - 1 + leaf
     function_N = tree.function_N.at[hole].set(-1)
     atom_N = tree.atom_N.at[hole].set(expressions.HOLE)
     tree = tree._replace(function_N=function_N, atom_N=atom_N)
     return expressions.write(tree, self._host_size)
 
   def eval_sets(self, examples: int, cell_examples: int) -> list[EvalSet]:
-    """unseen: unseen rules at trained depths; deeper: in-domain rules, deeper slots."""
+    """unseen: unseen rules, depths as in training; deeper: in-domain rules, deeper."""
     sets = [EvalSet('unseen', examples)]
     deeper = self.slot_test > self.slot_max
     if deeper and cell_examples:
@@ -227,20 +228,14 @@ class Algebra(AlgebraSettings):
     return sets
 
   def instruction_mask(self, example: tokens.Example):
-    """Where the prompts [..., L] state the two sides."""
+    """True at the tokens [..., L] of the two sides in the prompts."""
     is_sep = example.tokens_L == tokens.SEP
-    before = jnp.cumsum(is_sep.astype(jnp.int32), -1)
-    return (before < 2) & ~is_sep
+    seps_before = jnp.cumsum(is_sep.astype(jnp.int32), -1)
+    return (seps_before < 2) & ~is_sep
 
   def fields(self, prompt_N) -> dict[str, list[int]]:
-    """A prompt's ids on the host -> lhs, rhs and input, in letters."""
-    parts: list[list[int]] = [[]]
-    for n in map(int, prompt_N):
-      if n == tokens.SEP:
-        parts.append([])
-      else:
-        parts[-1].append(n - tokens.FIRST_LETTER)
-    return dict(zip(('lhs', 'rhs', 'input'), parts, strict=False))
+    """A prompt's ids -> the letters of its 'lhs', 'rhs' and 'input'."""
+    return dict(zip(('lhs', 'rhs', 'input'), tokens.split(prompt_N), strict=True))
 
 
 def _plug(host_H, host_len, side, size: int):
@@ -251,20 +246,27 @@ def _plug(host_H, host_len, side, size: int):
 
 
 def trace(rule: str, host: str, **slots: str) -> tuple[str, str]:
-  """(input, output) on plain text, through the same code as the data.
+  """(input, output) in plain text.
 
-  rule: 'lhs=rhs'; host: an expression with '_' for the hole; slots: A='x' ...
+  rule: 'lhs=rhs'. host: an expression with '_' for the hole. slots: A='x' ...
   """
-  texts = [slots.get(c, 'x') for c in expressions.SLOTS]
-  size = max(map(len, texts))
+  values = [slots.get(c, 'x') for c in expressions.SLOTS]
+  texts = [*rule.split('='), host, *values]
+  size = -(-max(map(len, texts)) // 16) * 16  # few sizes, so few programs
   rows = [np.pad(expressions.encode(t), (0, size - len(t))) for t in texts]
-  length_S = jnp.array([len(t) for t in texts])
-  host_H = jnp.asarray(expressions.encode(host))
-  out = []
-  for side in rule.split('='):
-    letters_P = jnp.asarray(expressions.encode(side))
-    bound = len(side) * size
-    filled = expressions.fill(letters_P, len(side), jnp.array(rows), length_S, bound)
-    letters, length = _plug(host_H, len(host), filled, bound + len(host))
-    out.append(expressions.decode(letters[:length]))
-  return out[0], out[1]
+  made = _instantiate(jnp.array(rows), jnp.array([len(t) for t in texts]))
+  letters_2O, length_2 = jax.device_get(made)
+  before, after = (letters_2O[n, : length_2[n]] for n in range(2))
+  return expressions.decode(before), expressions.decode(after)
+
+
+@jax.jit
+def _instantiate(texts_NW, length_N):
+  """Both sides in the host; texts: lhs, rhs, host and the slots' values."""
+  size = texts_NW.shape[1]
+
+  def one(side_P, length):
+    filled = expressions.fill(side_P, length, texts_NW[3:], length_N[3:], size * size)
+    return _plug(texts_NW[2], length_N[2], filled, size * size + size)
+
+  return jax.vmap(one)(texts_NW[:2], length_N[:2])

@@ -1,9 +1,8 @@
-"""Encrypted rewriting: replace x by y and encrypt what was inserted (2402.10891,
-section 5).
+"""Encrypted rewriting: replace x by y and encrypt y (arXiv:2402.10891, section 5).
 
-A rule is x -> y and a shift s: each letter of y that is written moves s places on in
-the alphabet. The prompt is x SEP y SEP s SEP z SEP, with s as the letter that stands
-for 'a'. Where x does not occur the answer is the input itself, not encrypted.
+A rule is x -> y with a shift s: each inserted letter moves on by s in the alphabet.
+The prompt is x SEP y SEP s SEP z SEP, where s is the letter that encrypts 'a'. If x
+does not occur, the answer is the input itself, not encrypted.
 
 >>> trace('mississippi', 'iss', 'art', 3)
 'mduwissippi'
@@ -29,44 +28,50 @@ from onlyif_jax.tasks.contract import EvalSet
 from onlyif_jax.tasks.rewrite import Kind, Rewrite
 from onlyif_jax.tasks.rules import Part, Rule, RuleSpace
 
-SHIFTS = len(Part)  # indices of RULE_PAIRS from here on: order of the shifts, tables
+# Indices of the purpose RULE_PAIRS: below SHIFTS the pairs of x and y of each part,
+# SHIFTS the order of the shifts, beyond it the table of each shift.
+SHIFTS = len(Part)
+RELATION = (
+  f'{certificate.RELATION}; shifts are seen; a rule of split pair has x -> y of a '
+  'training rule and a shift of others, never the two together'
+)
 
 
 class CipherRule(NamedTuple):
-  """Replace x by y, each of whose letters is written as code_A says."""
+  """Replace x by y and encrypt letters by the table code_A."""
 
   x_P: jax.Array
   x_len: jax.Array
   y_Q: jax.Array
   y_len: jax.Array
   shift: jax.Array  # 1..A-1: the letter that the prompt states
-  code_A: jax.Array  # letter -> the letter written
+  code_A: jax.Array  # letter -> encrypted letter
 
 
 @dataclasses.dataclass(frozen=True)
 class CipherSpace:
   """The rules x -> y of `strings`, each with one of the shifts.
 
-  The shifts take turns over the rules, in an order of the seed. Fewer rules than
-  shifts see the first of them only; held-out rules then have these as well, which
-  needs `setting` (see `Cipher.setting`).
+  The shifts take turns over the rules, in an order given by the seed. With fewer
+  training rules than shifts only the first shifts are seen; held-out rules then have
+  these only, for which they need `setting` (see `Cipher.setting`).
   """
 
   strings: RuleSpace
   shifts: tuple[int, ...]
-  table: bool = False  # a random table for each shift
+  table: bool = False  # each shift stands for a random substitution table
 
   @property
   def description(self) -> str:
-    """The rules in words."""
+    """The rules in words, for error messages."""
     return f'{self.strings.description}, {len(self.shifts)} shifts'
 
   def capacity(self, part: Part = Part.TRAIN, setting=None) -> int:
-    """The number of rules of a part: that of its x -> y."""
+    """The number of rules x -> y of a part."""
     return self.strings.capacity(part, setting)
 
   def pair_capacity(self, part: Part = Part.TRAIN) -> int:
-    """The number of rules when only the pairs of x and y must differ."""
+    """The number of rules if only the pairs (x, y) must differ."""
     return self.strings.pair_capacity(part)
 
   def rule(self, seed, part: Part, i, setting=None) -> CipherRule:
@@ -76,57 +81,56 @@ class CipherSpace:
     return self._encrypted(seed, rule, self._turn(i, setting))
 
   def cell_rule(self, seed, part: Part, cell: str, i, instructions, setting=None):
-    """Rule i of a test cell, and whether it exists, as (CipherRule, bool).
+    """Rule i of a test cell, and whether it exists: (CipherRule, bool).
 
     'pair': x -> y of a training rule with a shift that training has in other rules
-    alone. The other cells are those of rewriting.
+    only. The other cells are those of rewriting.
     """
     i = jnp.asarray(i, jnp.int32)
     if cell != 'pair':
       rule, exists = self.strings.cell_rule(seed, part, cell, i, instructions)
       return self._encrypted(seed, rule, self._turn(i, setting)), exists
-    own, seen = i % instructions, self._seen(setting)
-    # Any of the other shifts: hashed, as i alone goes with the kind of input too.
+    i_train, seen = i % instructions, self._seen(setting)
+    # Any of the other shifts. Hashed, because i also determines the kind of input.
     step = keys.mix32(i) % jnp.maximum(seen - 1, 1).astype(jnp.uint32)
-    turn = (self._turn(own, setting) + 1 + step.astype(jnp.int32)) % seen
-    rule = self.strings.rule(seed, Part.TRAIN, own)
+    turn = (self._turn(i_train, setting) + 1 + step.astype(jnp.int32)) % seen
+    rule = self.strings.rule(seed, Part.TRAIN, i_train)
     return self._encrypted(seed, rule, turn), seen > 1
 
   def lend(self, rule: CipherRule, other: CipherRule) -> CipherRule:
-    """The rule with the other's y."""
+    """The rule with the y of another."""
     return rule._replace(y_Q=other.y_Q, y_len=other.y_len)
 
   def certify(self, seed: int, instructions: int, held_out: int, setting=None) -> dict:
-    """The certificate of x and y, and that of the shifts.
+    """The certificate of x and y, extended by that of the shifts.
 
     collisions: 'pair', rules of the pair split that are training rules; 'new_shift',
-    shifts of held-out rules that training lacks; 'equal_codes', shifts in use that
-    change the letters as another does or not at all.
+    shifts of held-out rules that training lacks; 'equal_codes', see `equal_codes`.
     """
     report = self.strings.certify(seed, instructions, held_out)
     parts = report['parts']
     rules, shifts = self._listing(seed, parts['train']['rules'], held_out, setting)
-    seen = {shift for *_, shift in rules['train']}
-    others = {shift for *_, shift in rules['pair']}
+    train_shifts = {shift for *_, shift in rules['train']}
+    held_out_shifts = {shift for *_, shift in rules['pair']}
     for part in ('dev', 'test'):
-      others |= set(shifts[part][: parts[part]['rules']])
+      held_out_shifts |= set(shifts[part][: parts[part]['rules']])
     pairs = set(rules['pair'])
     report['relation'] = RELATION
-    parts['train']['distinct_shifts'] = len(seen)
+    parts['train']['distinct_shifts'] = len(train_shifts)
     parts['pair'] = {'rules': len(pairs), 'distinct_pairs': len(pairs)}
     report['collisions'] |= {
       'pair': len(pairs & set(rules['train'])),
-      'new_shift': len(others - seen),
+      'new_shift': len(held_out_shifts - train_shifts),
       'equal_codes': self.equal_codes(seed),
     }
     return report
 
   def equal_codes(self, seed: int) -> int:
-    """How many shifts encrypt as one before them does, or leave the letters alone."""
+    """The number of shifts that encrypt as an earlier one does, or not at all."""
     shifts = jnp.asarray(self.shifts, jnp.int32)
     codes = jax.vmap(self._code, (None, 0))(seed, shifts).tolist()
-    plain = tuple(range(self._letters))
-    return len(codes) - len({tuple(code) for code in codes} - {plain})
+    identity = tuple(range(self._letters))
+    return len(codes) - len({tuple(code) for code in codes} - {identity})
 
   @property
   def _letters(self) -> int:
@@ -137,61 +141,63 @@ class CipherSpace:
     return jnp.int32(len(self.shifts)) if setting is None else setting['shifts']
 
   def _turn(self, i, setting):
-    """The place of rule i's shift in their order, below the number seen.
+    """The index of rule i's shift in the order of the shifts, below the number seen.
 
-    Each round through the shifts begins one later: kinds of inputs alternate with i,
-    and with an even number of shifts each would meet half of them.
+    Each round through the shifts starts one later. Kinds of input alternate with i: if
+    rounds of even length all started alike, a kind would meet half of the shifts.
     """
     seen = self._seen(setting)
     return (i + i // seen) % seen
 
   def _encrypted(self, seed, rule: Rule, turn) -> CipherRule:
-    order = keys.key(seed, Purpose.RULE_PAIRS, SHIFTS)
-    which = keys.permute(order, turn, len(self.shifts))
-    shift = jnp.asarray(self.shifts, jnp.int32)[which]
+    """The rule with the shift at an index of their order."""
+    key = keys.key(seed, Purpose.RULE_PAIRS, SHIFTS)
+    index = keys.permute(key, turn, len(self.shifts))
+    shift = jnp.asarray(self.shifts, jnp.int32)[index]
     return CipherRule(*rule, shift, self._code(seed, shift))
 
   def _code(self, seed, shift):
-    """Letter -> the letter written."""
+    """The table [A] letter -> encrypted letter."""
     if not self.table:
       return (jnp.arange(self._letters) + shift) % self._letters
     key = keys.key(seed, Purpose.RULE_PAIRS, SHIFTS + shift)
     return jnp.argsort(jax.random.bits(key, (self._letters,))).astype(jnp.int32)
 
   def _listing(self, seed, instructions, held_out, setting):
-    """Rules as text: (split -> (x, y, shift) of each, part -> shifts of its rules)."""
+    """({'train', 'pair'} -> its (x, y, shift), {'dev', 'test'} -> its shifts)."""
     if setting is None:
       setting = {'shifts': np.int32(len(self.shifts))}
-    program = _program(self)
+    make_chunk = _chunk_maker(self)
+    counts = {'train': instructions, 'pair': held_out}
     rules: dict[str, list] = {'train': [], 'pair': []}
     shifts: dict[str, list] = {'dev': [], 'test': []}
     for start in range(0, max(instructions, held_out), certificate.CHUNK):
-      made = jax.device_get(program(seed, start, instructions, setting))
-      for split, found in rules.items():
-        x_BP, x_len_B, y_BQ, y_len_B, shift_B, exists_B = made[split]
-        room = (instructions if split == 'train' else held_out) - start
-        for b in np.flatnonzero(exists_B[: max(room, 0)]):
+      chunk = jax.device_get(make_chunk(seed, start, instructions, setting))
+      for split, listing in rules.items():
+        x_BP, x_len_B, y_BQ, y_len_B, shift_B, exists_B = chunk[split]
+        remaining = max(counts[split] - start, 0)
+        for b in np.flatnonzero(exists_B[:remaining]):
           x, y = x_BP[b, : x_len_B[b]], y_BQ[b, : y_len_B[b]]
-          found.append((tokens.decode(x), tokens.decode(y), int(shift_B[b])))
-      for part, found in shifts.items():
-        found += made[part].tolist()
+          listing.append((tokens.decode(x), tokens.decode(y), int(shift_B[b])))
+      for part, listing in shifts.items():
+        listing += chunk[part].tolist()
     return rules, shifts
 
 
 @functools.cache
-def _program(space: CipherSpace):
-  """(seed, start, I, setting) -> what the certificate lists, CHUNK of each."""
+def _chunk_maker(space: CipherSpace):
+  """The compiled (seed, start, I, setting) -> CHUNK rules of each part and split."""
   limit = space.pair_capacity()
 
-  def listed(rule, exists: Any = True):
-    return *rule[:5], jnp.bool_(exists)  # without the code: x, y and shift say it
+  def entry(rule, exists: Any = True):
+    return *rule[:5], jnp.bool_(exists)  # not the code: x, y and shift determine it
 
-  def one(seed, i, instructions, setting):
+  def rules(seed, i, instructions, setting):
     train = space.rule(seed, Part.TRAIN, jnp.minimum(i, limit - 1), setting)
-    pair = space.cell_rule(seed, Part.TEST, 'pair', i, instructions, setting)
+    pair, exists = space.cell_rule(seed, Part.TEST, 'pair', i, instructions, setting)
     return {
-      'train': listed(train),
-      'pair': listed(*pair),
+      'train': entry(train),
+      'pair': entry(pair, exists),
       'dev': space.rule(seed, Part.DEV, i, setting).shift,
       'test': space.rule(seed, Part.TEST, i, setting).shift,
     }
@@ -199,40 +205,34 @@ def _program(space: CipherSpace):
   @jax.jit
   def make(seed, start, instructions, setting):
     i_B = start + jnp.arange(certificate.CHUNK, dtype=jnp.int32)
-    return jax.vmap(one, (None, 0, None, None))(seed, i_B, instructions, setting)
+    return jax.vmap(rules, (None, 0, None, None))(seed, i_B, instructions, setting)
 
   return make
-
-
-RELATION = (
-  f'{certificate.RELATION}; shifts are seen; a rule of split pair has x -> y of a '
-  'training rule and a shift of others, never the two together'
-)
 
 
 @dataclasses.dataclass(frozen=True)
 class Cipher(CipherSettings, Rewrite):
   """Replace the leftmost x in z by y, encrypted by the rule's shift.
 
-  scope='inserted': y's letters alone are encrypted. scope='output': every letter of
-  the output, unless x does not occur: then the answer is z as it is.
+  scope='inserted': only the letters of y are encrypted. scope='output': all letters
+  of the output are, if x occurs.
   """
 
   @property
   def sequence_length(self) -> int:
-    """The longest sequence."""
+    """The length of the longest sequence."""
     return super().sequence_length + 2
 
   def setting(self, instructions: int) -> dict[str, np.ndarray]:
-    """How many shifts the training rules have."""
+    """The number of shifts that the training rules have."""
     return {'shifts': np.array(min(instructions, len(self._shifts)), np.int32)}
 
   def space(self, rules: RulesConfig) -> CipherSpace:
-    """The rules over this task's patterns and shifts."""
+    """The rules over this task's alphabet, pattern lengths and shifts."""
     return CipherSpace(super().space(rules), self._shifts, self.cipher == 'table')
 
   def eval_sets(self, examples: int, cell_examples: int) -> list[EvalSet]:
-    """Those of rewriting, and the split `pair`."""
+    """The sets of rewriting, and the split `pair`."""
     sets = super().eval_sets(examples, cell_examples)
     if len(self._shifts) == 1:
       return sets
@@ -244,32 +244,33 @@ class Cipher(CipherSettings, Rewrite):
     """An example of a rule, a pure function of the key; see `Rewrite.example`."""
     example = super().example(Rule(*rule[:4]), key, kind=kind, shown=shown or rule)
     a = jnp.arange(self.answer_length)
-    written_A = (a < example.answer_len - 1) & (example.slices['noop'] == 0)
-    coded_A = example.inserted_A if self.scope == 'inserted' else written_A
+    output_A = (a < example.answer_len - 1) & (example.slices['noop'] == 0)
+    encrypted_A = example.inserted_A if self.scope == 'inserted' else output_A
     a_L = jnp.arange(self.sequence_length) - example.answer_start
-    inside_L = (a_L >= 0) & (a_L < self.answer_length)
-    coded_L = inside_L & coded_A[jnp.clip(a_L, 0, self.answer_length - 1)]
+    in_answer_L = (a_L >= 0) & (a_L < self.answer_length)
+    index_L = jnp.clip(a_L, 0, self.answer_length - 1)
+    encrypted_L = in_answer_L & encrypted_A[index_L]
     letters_L = example.tokens_L - tokens.FIRST_LETTER
-    coded_ids_L = tokens.letters_to_ids(encrypt(letters_L, coded_L, rule.code_A))
-    return example._replace(tokens_L=coded_ids_L)
+    letters_L = encrypt(letters_L, encrypted_L, rule.code_A)
+    return example._replace(tokens_L=tokens.letters_to_ids(letters_L))
 
   def pack(self, shown: CipherRule, z_Z, answer, *, inserted_A, slices):
-    """Lays a prompt and an answer (letters, length) out as an `Example`."""
-    parts = {
+    """Lay out a prompt and an answer (letters, length) as an `Example`."""
+    pieces = {
       'x': (shown.x_P, shown.x_len),
       'y': (shown.y_Q, shown.y_len),
       's': (shown.shift[None], 1),
       'z': (z_Z, self.input_length),
     }
-    prompt = [parts[name] for name in self._order]
+    prompt = [pieces[name] for name in self._order]
     size = self.sequence_length
     return tokens.layout(prompt, answer, size, inserted_A=inserted_A, slices=slices)
 
   def fields(self, prompt_N) -> dict[str, list[int]]:
-    """A prompt's ids -> its 'input', 'lhs', 'rhs' and 'shift' in letters."""
+    """A prompt's ids -> the letters of its 'input', 'lhs', 'rhs' and 'shift'."""
     names = {'x': 'lhs', 'y': 'rhs', 's': 'shift', 'z': 'input'}
-    parts = tokens.split(prompt_N)
-    return dict(zip([names[n] for n in self._order], parts, strict=True))
+    order = [names[part] for part in self._order]
+    return dict(zip(order, tokens.split(prompt_N), strict=True))
 
   @property
   def _order(self) -> str:
@@ -280,24 +281,18 @@ class Cipher(CipherSettings, Rewrite):
     return self.shifts or tuple(range(1, self.alphabet))
 
 
-def encrypt(letters_N, coded_N, code_A):
-  """The letters, of which those marked are written in the code."""
-  return jnp.where(coded_N, code_A[jnp.clip(letters_N, 0)], letters_N)
+def encrypt(letters_N, encrypted_N, code_A):
+  """The letters, replaced by code_A[letter] where encrypted_N is True."""
+  return jnp.where(encrypted_N, code_A[jnp.clip(letters_N, 0)], letters_N)
 
 
 def trace(z: str, x: str, y: str, shift: int, scope: str = 'inserted') -> str:
-  """The task's map on plain text of lower-case letters, by the code of the data."""
-  rule = Rule(
-    jnp.array(tokens.encode(x)),
-    jnp.int32(len(x)),
-    jnp.array(tokens.encode(y)),
-    jnp.int32(len(y)),
-  )
-  out_O, length, place, found = rewrite.rewrite(
-    jnp.array(tokens.encode(z)), rule, len(z) + len(y)
+  """The task's map on plain text of lower-case letters."""
+  out_O, length, start, occurs = rewrite.rewrite(
+    jnp.array(tokens.encode(z)), rewrite.text_rule(x, y), len(z) + len(y)
   )
   t = jnp.arange(out_O.shape[0])
-  inserted_O = (t >= place) & (t < place + len(y))
-  coded_O = (inserted_O if scope == 'inserted' else t < length) & found
+  inserted_O = (t >= start) & (t < start + len(y))
+  encrypted_O = (inserted_O if scope == 'inserted' else t < length) & occurs
   code_A = (jnp.arange(26) + shift) % 26
-  return tokens.decode(encrypt(out_O, coded_O, code_A)[:length])
+  return tokens.decode(encrypt(out_O, encrypted_O, code_A)[:length])

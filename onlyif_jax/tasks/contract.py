@@ -1,8 +1,9 @@
-"""What a task is: the two interfaces that data, training and evaluation rely on.
+"""The interfaces `Task` and `Space`, on which data, training and evaluation rely.
 
 A task is a frozen dataclass of plain numbers (hashable, static under jit) that
 inherits its settings from `settings.py`; its `space` enumerates the rules. Both are
-pure jnp in traced arguments: no host, no stored examples, no loop over characters.
+pure jnp functions of traced arguments: no host code, no stored examples, no loop
+over characters.
 """
 
 import dataclasses
@@ -20,11 +21,12 @@ from onlyif_jax.tasks.tokens import Example
 class EvalSet:
   """One set of examples to evaluate.
 
-  split: 'unseen', 'dev', 'seen', 'train', or one that the task adds. An empty
-  `label` makes the set its split's `all`, with a row for each value of each slice;
-  otherwise it is reported as the slice `label` alone. cell: '' for the part's own
-  rules, or one that the space's `cell_rule` knows. kind: how inputs are made, by a
-  name that the task's `kind` knows, or 'train' for the mix of training.
+  split: 'unseen', 'dev', 'seen', 'train', or one that the task adds.
+  label: the slice under which the set is reported. If empty, the set is the `all`
+    of its split, and each value of each of its slices is reported too.
+  cell: '' for rules of the split's part, or a cell that `Space.cell_rule` accepts.
+  kind: how inputs are made: a name that `Task.kind` accepts, or 'train' for the mix
+    of the training set.
   """
 
   split: str
@@ -37,8 +39,8 @@ class EvalSet:
 class Space(Protocol):
   """Rules as a pure function of (seed, part, index); a rule is any pytree.
 
-  A space may have `remedy`, words that follow 'Lower the count, ' where a sweep asks
-  for more rules than there are.
+  A space may have a property `remedy`: the words that follow 'Lower the count, ' in
+  the error about a sweep that needs more rules than exist.
   """
 
   @property
@@ -47,31 +49,31 @@ class Space(Protocol):
     ...
 
   def capacity(self, part: Part = Part.TRAIN, setting: Any = None) -> int:
-    """Distinct rules of a part; more are refused."""
+    """The number of distinct rules of a part; larger counts are refused."""
     ...
 
   def pair_capacity(self, part: Part = Part.TRAIN) -> int:
-    """How far `rule` may be indexed for the reference I = infinity."""
+    """The number of indices that `rule` accepts, used by the reference I = infinity."""
     ...
 
   def rule(self, seed, part: Part, i, setting: Any = None) -> Any:
-    """Rule i of a part; seed and i may be traced. The rule set of I is i < I."""
+    """Rule i of a part; seed and i may be traced. I instructions are the rules i < I."""
     ...
 
   def cell_rule(
     self, seed, part: Part, cell: str, i, instructions, setting: Any = None
   ) -> tuple[Any, jax.Array]:
-    """Rule i of a further test cell, and whether it exists, as (rule, bool)."""
+    """Rule i of a further test cell, and whether it exists: (rule, bool)."""
     ...
 
   def lend(self, rule: Any, other: Any) -> Any:
-    """The rule as a prompt states it that shows the other rule's answer side."""
+    """The rule with its answer side (y) taken from another, for misleading prompts."""
     ...
 
   def certify(self, seed: int, instructions: int, held_out: int, setting=None) -> dict:
-    """The proof that parts share nothing, checked on the host: for splits.json.
+    """Check on the host that the parts share nothing; the result is for splits.json.
 
-    Has rules_seed, relation (words), parts (name -> rules, distinct_pairs, capacity,
+    Keys: rules_seed, relation (words), parts (name -> rules, distinct_pairs, capacity,
     sha256 ...) and collisions (name -> number, all 0).
     """
     ...
@@ -84,47 +86,47 @@ class Task(Protocol):
   the rules 0..I-1 among the training examples (None: all equal).
   """
 
-  # Whether inputs are made on which the rule does nothing. Such a task has `inputs`
-  # and `force` as `Rewrite` has them, by which copied inputs are found.
+  # Whether there are inputs that the rule leaves unchanged. A task with such inputs
+  # also has `inputs` and `force`, as `Rewrite` does: evaluation needs them.
   noops: bool
 
   @property
   def vocab_size(self) -> int:
-    """Token ids in use."""
+    """The number of token ids in use."""
     ...
 
   @property
   def answer_length(self) -> int:
-    """The longest answer, end token included."""
+    """The length of the longest answer, end token included."""
     ...
 
   @property
   def sequence_length(self) -> int:
-    """The longest sequence."""
+    """The length of the longest sequence."""
     ...
 
   @property
   def symbols(self) -> str:
-    """The character of each letter 0..A-1, for people and for export."""
+    """The character of each letter 0..A-1, for display and export."""
     ...
 
   def static(self) -> 'Task':
-    """The task without its traced settings: equal where one program serves."""
+    """The task without its traced settings; equal tasks share a compiled program."""
     ...
 
   def setting(self, instructions: int) -> dict[str, np.ndarray]:
-    """The traced settings of a member with I rules; shapes depend on static ones."""
+    """Traced settings of a member with I rules; shapes depend on static ones only."""
     ...
 
   def mix(self, noop_share: float) -> tuple[tuple[int, float], ...]:
-    """Shares of the training examples by kind; () means all of kind 0.
+    """(kind, share of the training examples) pairs; () means that all are of kind 0.
 
-    Which kinds there are depends on static settings alone.
+    The kinds depend on static settings only.
     """
     ...
 
   def kind(self, name: str, i_B) -> jax.Array:
-    """The kinds (int32) of the examples i_B of an evaluation set."""
+    """The kinds (int32) of the examples i_B of an `EvalSet` whose `kind` is `name`."""
     ...
 
   def space(self, rules: RulesConfig) -> Space:
@@ -134,21 +136,21 @@ class Task(Protocol):
   def example(self, rule, key, *, kind=0, shown=None, setting=None) -> Example:
     """An example of a rule, a pure function of the key; kind may be traced.
 
-    shown: the rule that the prompt states, for controls that state another one.
+    shown: the rule that the prompt states, if a control experiment states another.
     """
     ...
 
   def eval_sets(self, examples: int, cell_examples: int) -> list[EvalSet]:
-    """The sets of a final evaluation; cell_examples = 0 leaves further cells out."""
+    """The sets of a final evaluation; cell_examples = 0 leaves out further cells."""
     ...
 
   def instruction_mask(self, example: Example) -> jax.Array:
-    """Where the prompts [..., L] state the instruction."""
+    """True at the tokens [..., L] of the prompts that state the instruction."""
     ...
 
   def fields(self, prompt_N) -> dict[str, list[int]]:
-    """A prompt's ids on the host -> its parts by name, in letters 0..A-1.
+    """Split a prompt's ids, on the host, into named parts of letters 0..A-1.
 
-    Rewriting has 'input', 'lhs' and 'rhs'; they become columns of an export.
+    Rewriting has 'input', 'lhs' and 'rhs'. The names are columns of an export.
     """
     ...

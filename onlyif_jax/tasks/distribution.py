@@ -1,17 +1,16 @@
-"""How the N examples are shared among the rules: equal counts or a power law.
+"""How the N examples are distributed over the rules: equally or by a power law.
 
 The power law of Only-IF (Fig. 3 and 7) is f(x) = alpha x^(alpha-1) on [0, 1]:
-rule i of I has the share (i+1)^alpha/I^alpha - i^alpha/I^alpha, so a small alpha
-is a peaked distribution and alpha = 1 is uniform. Counts are integers that sum to
-N; they are made on the host in float64, because float32 puts examples on wrong
-rules.
+rule i of I has the share (i+1)^alpha/I^alpha - i^alpha/I^alpha. A small alpha is a
+peaked distribution, alpha = 1 is uniform. Counts are integers that sum to N; they
+are computed on the host in float64, as float32 assigns examples to wrong rules.
 """
 
 import numpy as np
 
 
 def power_law(instructions: int, alpha: float) -> np.ndarray:
-  """The shares of rules 0..I-1, summing to one.
+  """The shares of rules 0..I-1; they sum to 1.
 
   >>> power_law(4, 0.5).round(3).tolist()
   [0.5, 0.207, 0.159, 0.134]
@@ -21,7 +20,7 @@ def power_law(instructions: int, alpha: float) -> np.ndarray:
 
 
 def integer_counts(shares: np.ndarray, total: int) -> np.ndarray:
-  """Counts that sum to `total`, by largest remainder (ties to the lower index).
+  """Counts that sum to `total`, by the largest-remainder method (ties: lower index).
 
   >>> integer_counts(np.array([0.5, 0.3, 0.2]), 7).tolist()
   [4, 2, 1]
@@ -34,7 +33,7 @@ def integer_counts(shares: np.ndarray, total: int) -> np.ndarray:
 
 
 def effective(shares: np.ndarray) -> dict[str, float]:
-  """Effective numbers of rules: exp(entropy) and 1 / sum of squares.
+  """The effective number of rules, as exp(entropy) and as 1 / sum of squares.
 
   >>> effective(np.array([0.5, 0.5, 0.0]))
   {'perplexity': 2.0, 'inverse_simpson': 2.0}

@@ -1,9 +1,9 @@
 """Running Markov algorithms, Turing-complete string rewriting (Only-IF, App. A).
 
-An instruction is a program of ordered rules, some of them stop rules; the answer is
-the text after one rewrite ('step'), at the end of the run ('final'), or after every
-rewrite, each text closed by '}' ('trace'). A prompt has the rules and the input, each
-ended by SEP; '{' stands in a rule for the arrow and '}' for the arrow of a stop rule.
+An instruction is a program: ordered rules, some of them stop rules. The answer is the
+text after one rewrite ('step'), at the end of the run ('final'), or after every
+rewrite, each text followed by '}' ('trace'). A prompt has the rules and the input,
+each followed by SEP; in a rule '{' is the arrow and '}' the arrow of a stop rule.
 
 >>> show('abb', 'ab -> ba; b ->. c')
 'ab{ba|b}c|abb|cba$'
@@ -29,14 +29,14 @@ from onlyif_jax.tasks.tokens import FIRST_LETTER, Example
 
 # The reserved ids as letters: `tokens` adds FIRST_LETTER to every letter.
 ARROW, STOP_ARROW, END = 4 - FIRST_LETTER, 5 - FIRST_LETTER, 5 - FIRST_LETTER
-STEPS_TOLD = 6  # runs of more rewrites share a slice
+MAX_STEPS_SLICE = 6  # runs of this many rewrites or more share a slice
 
 
 @dataclasses.dataclass(frozen=True)
 class Markov(MarkovSettings):
   """Run a program on an input."""
 
-  noops: ClassVar[bool] = False  # inputs on which no rule applies come by themselves
+  noops: ClassVar[bool] = False  # inputs to which no rule applies occur by chance
 
   @property
   def symbols(self) -> str:
@@ -45,29 +45,29 @@ class Markov(MarkovSettings):
 
   @property
   def vocab_size(self) -> int:
-    """Token ids in use."""
+    """The number of token ids in use."""
     return FIRST_LETTER + self.alphabet
 
   @property
   def out_length(self) -> int:
-    """The longest output, without the end token."""
+    """The length of the longest output, without the end token."""
     if self.answer == 'step':
       return self.input_max + max(0, self.rhs_max - self.lhs_min)
     return self.text_length if self.answer == 'final' else self.trace_length
 
   @property
   def trace_length(self) -> int:
-    """The longest trace."""
+    """The length of the longest trace."""
     return self.steps * (self.text_length + 1)
 
   @property
   def answer_length(self) -> int:
-    """The longest answer, end token included."""
+    """The length of the longest answer, end token included."""
     return self.out_length + 1
 
   @property
   def sequence_length(self) -> int:
-    """The longest sequence."""
+    """The length of the longest sequence."""
     prompt = self.rules * (self.lhs_max + self.rhs_max + 2) + self.input_max + 1
     return prompt + self.answer_length
 
@@ -81,12 +81,12 @@ class Markov(MarkovSettings):
     return {}
 
   def mix(self, noop_share: float) -> tuple[tuple[int, float], ...]:
-    """There is one kind of example."""
+    """All examples are of one kind."""
     del noop_share
     return ()
 
   def kind(self, name: str, i_B):
-    """'plain', the one kind."""
+    """The only kind, 'plain'."""
     if name != 'plain':
       raise ValueError(f"unknown kind {name!r}; there is 'plain'")
     return jnp.zeros_like(i_B)
@@ -104,7 +104,7 @@ class Markov(MarkovSettings):
     )
 
   def space(self, rules: RulesConfig) -> ProgramSpace:
-    """The programs."""
+    """The programs with this task's sizes."""
     return ProgramSpace(
       inputs=self.inputs,
       rules=self.rules,
@@ -119,7 +119,7 @@ class Markov(MarkovSettings):
     )
 
   def eval_sets(self, examples: int, cell_examples: int) -> list[EvalSet]:
-    """All splits; for unseen also new programs made of seen rules."""
+    """All splits; for 'unseen' also new programs made of seen rules."""
     sets = [EvalSet('unseen', examples)]
     if cell_examples:
       sets.append(EvalSet('unseen', cell_examples, f'cell={CELL}', CELL))
@@ -128,16 +128,15 @@ class Markov(MarkovSettings):
   def example(self, rule: Program, key, *, kind=0, shown=None, setting=None) -> Example:
     """An example of a program, a pure function of the key.
 
-    Its run halts: of a few inputs the first on which it does is taken, and else the
-    empty one. `shown` is the program that the prompt states.
+    The run halts: see `Inputs.draw`. shown: the program that the prompt states.
     """
     del kind, setting
-    text_L, length, own, _ = self.inputs.draw(rule, key)
-    return self.pack(shown or rule, text_L, length, own)
+    text_L, length, result, _ = self.inputs.draw(rule, key)
+    return self.pack(shown or rule, text_L, length, result)
 
-  def pack(self, shown: Program, text_L, length, own: Run) -> Example:
-    """Lays out a prompt and what is asked of its run."""
-    out_O, out_len, new_O = self._answer(own)
+  def pack(self, shown: Program, text_L, length, result: Run) -> Example:
+    """Lay out a prompt and the answer that the task takes from the run."""
+    out_O, out_len, new_O = self._answer(result)
     prompt = [_rule_piece(shown, n) for n in range(shown.stop_N.shape[0])]
     inserted_A = jnp.pad(new_O, (0, 1)) & (jnp.arange(self.answer_length) < out_len)
     return tokens.layout(
@@ -146,57 +145,59 @@ class Markov(MarkovSettings):
       self.sequence_length,
       inserted_A=inserted_A,
       slices={
-        'steps': jnp.minimum(own.end.steps, STEPS_TOLD),
-        'rules_used': own.end.used_N.sum(),
-        'stop': own.end.stopped.astype(jnp.int32),
+        'steps': jnp.minimum(result.end.steps, MAX_STEPS_SLICE),
+        'rules_used': result.end.used_N.sum(),
+        'stop': result.end.stopped.astype(jnp.int32),
         'length': length,
       },
     )
 
   def instruction_mask(self, example: Example):
-    """Where the prompts [..., L] state the program."""
+    """True at the tokens [..., L] of the program in the prompts."""
     shape = example.tokens_L.shape
     t = jax.lax.broadcasted_iota(jnp.int32, shape, len(shape) - 1)
-    input_at = example.answer_start - 1 - example.slices['length']
-    return (t < input_at[..., None]) & (example.tokens_L != tokens.SEP)
+    input_start = example.answer_start - 1 - example.slices['length']
+    return (t < input_start[..., None]) & (example.tokens_L != tokens.SEP)
 
   def fields(self, prompt_N) -> dict[str, list[int]]:
-    """A prompt's ids -> 'input', and 'lhs_1', 'rhs_1' ... of its rules, in letters.
+    """A prompt's ids -> the letters of 'input', 'lhs_1', 'rhs_1', 'lhs_2' ...
 
-    Whether a rule is a stop rule is left to the prompt; a hidden rule is all lhs.
+    The kind of an arrow is dropped. A rule without one (hidden) is all lhs.
     """
     *rules, text = tokens.split(prompt_N)
-    out = {'input': text}
+    fields = {'input': text}
     for n, rule in enumerate(rules, 1):
-      at = next((k for k, v in enumerate(rule) if v in (ARROW, STOP_ARROW)), len(rule))
-      out |= {f'lhs_{n}': rule[:at], f'rhs_{n}': rule[at + 1 :]}
-    return out
+      arrows = [k for k, v in enumerate(rule) if v in (ARROW, STOP_ARROW)]
+      cut = arrows[0] if arrows else len(rule)
+      fields |= {f'lhs_{n}': rule[:cut], f'rhs_{n}': rule[cut + 1 :]}
+    return fields
 
-  def _answer(self, own: Run):
-    """What is asked of a run: (letters, length, whether a rule put each there)."""
+  def _answer(self, result: Run):
+    """The answer taken from a run: (letters, length, which of them rules inserted)."""
     if self.answer == 'final':
-      return own.end.text_L, own.end.length, own.end.new_L
+      return result.end.text_L, result.end.length, result.end.new_L
     if self.answer == 'step':
-      first = (own.texts_TL[0], own.lengths_T[0], own.news_TL[0])
-      texts_L, length, new_L = first
-      return texts_L[: self.out_length], length, new_L[: self.out_length]
-    lengths_T = jnp.where(own.live_T, own.lengths_T, 0)
+      text_O = result.texts_TL[0][: self.out_length]
+      new_O = result.news_TL[0][: self.out_length]
+      return text_O, result.lengths_T[0], new_O
+    live_T = result.live_T
+    lengths_T = jnp.where(live_T, result.lengths_T, 0)
     texts, news = [], []
     for t in range(self.steps):
-      texts += [(own.texts_TL[t], lengths_T[t]), (jnp.array([END]), own.live_T[t])]
-      news += [(own.news_TL[t], lengths_T[t]), (jnp.array([0]), own.live_T[t])]
+      texts += [(result.texts_TL[t], lengths_T[t]), (jnp.array([END]), live_T[t])]
+      news += [(result.news_TL[t], lengths_T[t]), (jnp.array([0]), live_T[t])]
     trace_O, length = tokens.join(texts, self.trace_length)
     new_O, _ = tokens.join(news, self.trace_length)
     return trace_O, length, new_O == 1
 
 
 def show(text: str, program: str, answer: str = 'final') -> str:
-  """A sequence made of plain text, through the same code as the data."""
-  rule = parse(program)
+  """The sequence of a program and an input in plain text."""
+  parsed = parse(program)
   task = Markov(
-    rules=rule.stop_N.shape[0],
-    lhs_max=rule.lhs_NP.shape[1],
-    rhs_max=rule.rhs_NQ.shape[1],
+    rules=parsed.stop_N.shape[0],
+    lhs_max=parsed.lhs_NP.shape[1],
+    rhs_max=parsed.rhs_NQ.shape[1],
     input_min=len(text),
     input_max=len(text),
     answer=answer,
@@ -204,12 +205,17 @@ def show(text: str, program: str, answer: str = 'final') -> str:
   letters = jnp.array(tokens.encode(text), jnp.int32)
   pad = (0, task.text_length - len(text))
   text_L, length = jnp.pad(letters, pad, constant_values=GAP), jnp.int32(len(text))
-  own = run(rule, text_L, length, task.steps)
-  return tokens.show(task.pack(rule, text_L, length, own).tokens_L)
+
+  @jax.jit
+  def sequence(parsed, text_L, length):
+    result = run(parsed, text_L, length, task.steps)
+    return task.pack(parsed, text_L, length, result).tokens_L
+
+  return tokens.show(sequence(parsed, text_L, length))
 
 
 def _rule_piece(program: Program, n: int):
-  """Rule n as a prompt's (letters, length): its two sides with an arrow between."""
+  """Rule n as a piece of a prompt (letters, length): lhs, arrow, rhs."""
   lhs_P, rhs_Q = program.lhs_NP[n], program.rhs_NQ[n]
   arrow = jnp.where(program.stop_N[n], STOP_ARROW, ARROW)[None]
   pieces = [(lhs_P, program.lhs_len_N[n]), (arrow, 1), (rhs_Q, program.rhs_len_N[n])]

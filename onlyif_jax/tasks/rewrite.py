@@ -1,7 +1,7 @@
-"""Basic and conditional rewriting (2402.10891, Only-IF section 2.3).
+"""Basic and conditional rewriting (arXiv:2402.10891; Only-IF, section 2.3).
 
-An instruction is a rule x -> y; the answer is the input z with the leftmost x
-replaced by y, or z itself where x does not occur (a no-op).
+An instruction is a rule x -> y. The answer is the input z with its leftmost x
+replaced by y, or z itself if x does not occur (a no-op).
 
 >>> trace('mississippi', 'iss', 'art')
 'martissippi'
@@ -23,11 +23,11 @@ from onlyif_jax.tasks import tokens
 from onlyif_jax.tasks.contract import EvalSet
 from onlyif_jax.tasks.rules import CELLS, Rule, RuleSpace
 
-NOOP_TRIES = 4  # random inputs tried before the rest is repaired
+NOOP_TRIES = 4  # random inputs tried before one is repaired
 
 
 class Kind(enum.IntEnum):
-  """What kind of input is made."""
+  """The kind of an input."""
 
   HAS_OP = 0  # x occurs
   NO_OP = 1  # x does not occur
@@ -38,8 +38,7 @@ class Kind(enum.IntEnum):
 class Rewrite(RewriteSettings):
   """Replace the leftmost x in z by y.
 
-  `noops` adds inputs without x. `order` is the order of the prompt's parts:
-  'xyz' (the instruction first) or 'zxy'.
+  The settings are documented in `RewriteSettings`.
   """
 
   @property
@@ -49,22 +48,22 @@ class Rewrite(RewriteSettings):
 
   @property
   def vocab_size(self) -> int:
-    """Token ids in use."""
+    """The number of token ids in use."""
     return tokens.FIRST_LETTER + self.alphabet
 
   @property
   def out_length(self) -> int:
-    """The longest output, without the end token."""
+    """The length of the longest output, without the end token."""
     return self.input_length + max(0, self.y_max - self.x_min)
 
   @property
   def answer_length(self) -> int:
-    """The longest answer, end token included."""
+    """The length of the longest answer, end token included."""
     return self.out_length + 1
 
   @property
   def sequence_length(self) -> int:
-    """The longest sequence."""
+    """The length of the longest sequence."""
     prompt = self.x_max + self.y_max + self.input_length + 3
     return prompt + self.answer_length
 
@@ -78,22 +77,22 @@ class Rewrite(RewriteSettings):
     return {}
 
   def mix(self, noop_share: float) -> tuple[tuple[int, float], ...]:
-    """No-ops at their share, where there are any."""
+    """No-ops at their share, if the task has any."""
     if not self.noops:
       return ()
     return ((Kind.NO_OP, noop_share), (Kind.HAS_OP, 1 - noop_share))
 
   def kind(self, name: str, i_B):
-    """'plain': x occurs; 'even': in every second input; 'near': it nearly occurs."""
+    """'plain': x occurs; 'even': in every second input; 'near': x but for one letter."""
     if name == 'even':
       lengths = self.x_max - self.x_min + 1
-      if lengths % 2 == 0:  # |x| takes turns too: each length is to have both kinds
+      if lengths % 2 == 0:  # |x| alternates too: shift, so that each has both kinds
         i_B = i_B + i_B // lengths
       return jnp.where(i_B % 2 == 0, Kind.NO_OP, Kind.HAS_OP)
     return jnp.full_like(i_B, {'plain': Kind.HAS_OP, 'near': Kind.NEAR_MISS}[name])
 
   def space(self, rules: RulesConfig) -> RuleSpace:
-    """The rules over this task's patterns."""
+    """The rules over this task's alphabet and pattern lengths."""
     return RuleSpace(
       alphabet=self.alphabet,
       x_min=self.x_min,
@@ -106,7 +105,7 @@ class Rewrite(RewriteSettings):
     )
 
   def eval_sets(self, examples: int, cell_examples: int) -> list[EvalSet]:
-    """All splits; for unseen rules also the other cells and no-op mixes."""
+    """All splits; for unseen rules also the other cells and mixes of no-ops."""
     kind = 'even' if self.noops else 'plain'
     sets = [EvalSet('unseen', examples, kind=kind)]
     sets += [
@@ -116,17 +115,17 @@ class Rewrite(RewriteSettings):
     ]
     if self.noops:
       sets.append(EvalSet('unseen', examples, 'mix=train', kind='train'))
-      near = cell_examples or examples
-      sets.append(EvalSet('unseen', near, 'near_miss=1', kind='near'))
+      near_misses = cell_examples or examples
+      sets.append(EvalSet('unseen', near_misses, 'near_miss=1', kind='near'))
     sets += [EvalSet(split, examples, kind=kind) for split in ('dev', 'seen')]
-    own = 'train' if self.noops else kind
-    return [*sets, EvalSet('train', examples, kind=own)]
+    train_kind = 'train' if self.noops else kind
+    return [*sets, EvalSet('train', examples, kind=train_kind)]
 
   def example(self, rule: Rule, key, *, kind=Kind.HAS_OP, shown=None, setting=None):
     """An example of a rule, a pure function of the key.
 
-    kind (may be traced) needs `noops` unless it is HAS_OP. `shown` is the rule
-    that the prompt states, for controls that state another one.
+    kind (may be traced) is ignored without `noops`. shown: the rule that the prompt
+    states, if a control experiment states another.
     """
     del setting
     bits = jax.random.bits(key, (NOOP_TRIES + 1, self.input_length + 2))
@@ -137,180 +136,187 @@ class Rewrite(RewriteSettings):
     return self.answered(rule, z_Z, shown)
 
   def answered(self, rule: Rule, z_Z, shown: Rule | None = None) -> tokens.Example:
-    """The example of a rule and an input; `shown` is the rule that is stated."""
-    out_O, out_len, place, found = rewrite(z_Z, rule, self.out_length)
-    inserted_A = jnp.arange(self.answer_length)
-    inserted_A = (inserted_A >= place) & (inserted_A < place + rule.y_len) & found
-    distance = jnp.where(found, 0, nearest(z_Z, rule))
+    """The example of a rule and an input; shown: the rule that the prompt states."""
+    out_O, out_len, start, occurs = rewrite(z_Z, rule, self.out_length)
+    index_A = jnp.arange(self.answer_length)
+    inserted_A = (index_A >= start) & (index_A < start + rule.y_len) & occurs
+    distance = jnp.where(occurs, 0, nearest(z_Z, rule))
     return self.pack(
       shown or rule,
       z_Z,
       (out_O, out_len),
       inserted_A=inserted_A,
       slices={
-        'noop': (~found).astype(jnp.int32),
+        'noop': (~occurs).astype(jnp.int32),
         'occurrences': count(z_Z, rule),
         'pattern_length': rule.x_len,
         'near_miss': (distance == 1).astype(jnp.int32),
       },
     )
 
-  def pack(self, shown: Rule, z_Z, answer, *, inserted_A, slices):
-    """Lays a prompt and an answer (letters, length) out as an `Example`."""
+  def pack(self, shown: Rule, z_Z, answer, *, inserted_A, slices) -> tokens.Example:
+    """Lay out a prompt and an answer (letters, length) as an `Example`."""
     x, y = (shown.x_P, shown.x_len), (shown.y_Q, shown.y_len)
-    parts = {'x': x, 'y': y, 'z': (z_Z, self.input_length)}
-    prompt = [parts[name] for name in self.order]
+    pieces = {'x': x, 'y': y, 'z': (z_Z, self.input_length)}
+    prompt = [pieces[name] for name in self.order]
     size = self.sequence_length
     return tokens.layout(prompt, answer, size, inserted_A=inserted_A, slices=slices)
 
   def inputs(self, tokens_BL, start_B):
-    """The token ids of z in prompts whose answers start at start_B."""
+    """The token ids [B, Z] of z in prompts whose answers start at start_B."""
     n = self.input_length
-    z_at_B = jnp.zeros_like(start_B) if self.order[0] == 'z' else start_B - 1 - n
-    return jnp.take_along_axis(tokens_BL, z_at_B[:, None] + jnp.arange(n)[None], axis=1)
+    z_start_B = jnp.zeros_like(start_B) if self.order[0] == 'z' else start_B - 1 - n
+    index_BZ = z_start_B[:, None] + jnp.arange(n)[None]
+    return jnp.take_along_axis(tokens_BL, index_BZ, axis=1)
 
   def force(self, tokens_BL, start_B, answer_BO):
-    """The prompts with another answer: (tokens_BL, targets_BA)."""
-    count, extra = answer_BO.shape[1], self.answer_length - answer_BO.shape[1]
+    """The prompts followed by another answer: (tokens_BL, targets_BA)."""
+    length, extra = answer_BO.shape[1], self.answer_length - answer_BO.shape[1]
     targets_BA = jnp.pad(answer_BO, ((0, 0), (0, extra)))
-    targets_BA = targets_BA.at[:, count].set(tokens.EOS)
-    t = jnp.arange(tokens_BL.shape[1])[None] - start_B[:, None]
-    at_BL = jnp.clip(t, 0, self.answer_length - 1)
-    forced_BL = jnp.take_along_axis(targets_BA, at_BL, axis=1)
-    forced_BL = jnp.where(t >= 0, forced_BL, tokens_BL)
-    return jnp.where(t > count, tokens.PAD, forced_BL), targets_BA
+    targets_BA = targets_BA.at[:, length].set(tokens.EOS)
+    offset_BL = jnp.arange(tokens_BL.shape[1])[None] - start_B[:, None]
+    index_BL = jnp.clip(offset_BL, 0, self.answer_length - 1)
+    forced_BL = jnp.take_along_axis(targets_BA, index_BL, axis=1)
+    forced_BL = jnp.where(offset_BL >= 0, forced_BL, tokens_BL)
+    return jnp.where(offset_BL > length, tokens.PAD, forced_BL), targets_BA
 
   def instruction_mask(self, example: tokens.Example):
-    """Where the prompts [..., L] state x and y."""
+    """True at the tokens [..., L] of x and y in the prompts."""
     shape = example.tokens_L.shape
     t = jax.lax.broadcasted_iota(jnp.int32, shape, len(shape) - 1)
-    # The prompt is x SEP y SEP z SEP: everything before the answer but z.
-    start = example.answer_start[..., None]
-    z_at = 0 if self.order[0] == 'z' else start - 1 - self.input_length
-    in_z = (t >= z_at) & (t < z_at + self.input_length)
-    return (t < start) & ~in_z & (example.tokens_L != tokens.SEP)
+    # The prompt is x, y and z, each followed by SEP: all of it but z and SEP.
+    answer_start = example.answer_start[..., None]
+    z_first = self.order[0] == 'z'
+    z_start = 0 if z_first else answer_start - 1 - self.input_length
+    in_z = (t >= z_start) & (t < z_start + self.input_length)
+    return (t < answer_start) & ~in_z & (example.tokens_L != tokens.SEP)
 
   def fields(self, prompt_N) -> dict[str, list[int]]:
-    """A prompt's ids -> its 'input', 'lhs' and 'rhs' in letters."""
+    """A prompt's ids -> the letters of its 'input', 'lhs' and 'rhs'."""
     names = {'x': 'lhs', 'y': 'rhs', 'z': 'input'}
-    return dict(
-      zip([names[n] for n in self.order], tokens.split(prompt_N), strict=True)
-    )
+    order = [names[part] for part in self.order]
+    return dict(zip(order, tokens.split(prompt_N), strict=True))
 
   def _letters(self, bits):
     return (bits % jnp.uint32(self.alphabet)).astype(jnp.int32)
 
+  def _start(self, rule, bits):
+    """A uniform start of x within z."""
+    starts = (self.input_length - rule.x_len + 1).astype(jnp.uint32)
+    return (bits % starts).astype(jnp.int32)
+
   def _has_op(self, rule, bits):
-    """Random letters with x at a uniform place."""
+    """Random letters with x at a uniform position."""
     n = self.input_length
-    places = (n - rule.x_len + 1).astype(jnp.uint32)
-    place = (bits[n] % places).astype(jnp.int32)
-    return _put(self._letters(bits[:n]), rule.x_P, rule.x_len, place)
+    z_Z = self._letters(bits[:n])
+    return _overwrite(z_Z, rule.x_P, rule.x_len, self._start(rule, bits[n]))
 
   def _no_op(self, rule, bits, near):
-    """The first x-free try, else the first try with its matches broken one by one.
+    """The first x-free one of some tries T, else the first try with x removed.
 
-    A near miss has x with one letter changed somewhere in every try.
+    near: every try contains x with one letter changed.
     """
     n = self.input_length
-    free_TZ = self._letters(bits[1:, :n])
-    spare = bits[1:, n:]
-    # One letter of x, changed by a non-zero step, at a uniform place.
-    at = (spare[:, 1] % rule.x_len.astype(jnp.uint32)).astype(jnp.int32)
-    step = 1 + (spare[:, 1] // 65536) % jnp.uint32(self.alphabet - 1)
-    index = jnp.arange(rule.x_P.shape[0])
-    almost_TP = (
-      rule.x_P[None]
-      + jnp.where(index[None] == at[:, None], step[:, None].astype(jnp.int32), 0)
-    ) % self.alphabet
-    places = (n - rule.x_len + 1).astype(jnp.uint32)
-    place = (spare[:, 0] % places).astype(jnp.int32)
-    near_TZ = jax.vmap(_put, (0, 0, None, 0))(free_TZ, almost_TP, rule.x_len, place)
-    tries_TZ = jnp.where(near, near_TZ, free_TZ)
-    hit_T = jax.vmap(lambda z: matches(z, rule).any())(tries_TZ)
-    z_Z = tries_TZ[jnp.argmin(hit_T)]
-    return self._repair(z_Z, rule)
+    random_TZ = self._letters(bits[1:, :n])
+    start_bits_T, change_bits_T = bits[1:, n], bits[1:, n + 1]
+    # One letter of x, chosen uniformly, is changed by a non-zero step.
+    changed_T = (change_bits_T % rule.x_len.astype(jnp.uint32)).astype(jnp.int32)
+    step_T = 1 + (change_bits_T // 65536) % jnp.uint32(self.alphabet - 1)
+    is_changed_TP = jnp.arange(rule.x_P.shape[0])[None] == changed_T[:, None]
+    change_TP = jnp.where(is_changed_TP, step_T[:, None].astype(jnp.int32), 0)
+    almost_x_TP = (rule.x_P[None] + change_TP) % self.alphabet
+    start_T = self._start(rule, start_bits_T)
+    near_TZ = jax.vmap(_overwrite, (0, 0, None, 0))(
+      random_TZ, almost_x_TP, rule.x_len, start_T
+    )
+    tries_TZ = jnp.where(near, near_TZ, random_TZ)
+    has_x_T = jax.vmap(lambda z_Z: matches(z_Z, rule).any())(tries_TZ)
+    return self._remove(tries_TZ[jnp.argmin(has_x_T)], rule)
 
-  def _repair(self, z_Z, rule):
-    """Changes the last letter of the leftmost match until there is none.
+  def _remove(self, z_Z, rule):
+    """Change the last letter of the leftmost x until x does not occur.
 
-    Each change leaves no match that ends there or before, so it ends.
+    This terminates: after a change no match ends there or before.
     """
 
     def change(z_Z):
       end = jnp.argmax(matches(z_Z, rule)) + rule.x_len - 1
       return z_Z.at[end].set((z_Z[end] + 1) % self.alphabet)
 
-    return jax.lax.while_loop(lambda z: matches(z, rule).any(), change, z_Z)
+    return jax.lax.while_loop(lambda z_Z: matches(z_Z, rule).any(), change, z_Z)
 
 
-def _put(z_Z, x_P, x_len, place):
-  """z with x written over it at a place."""
-  at = jnp.arange(z_Z.shape[0]) - place
-  inside = (at >= 0) & (at < x_len)
-  return jnp.where(inside, x_P[jnp.clip(at, 0, x_P.shape[0] - 1)], z_Z)
+def _overwrite(z_Z, x_P, x_len, start):
+  """z with x written over it from a position on."""
+  offset_Z = jnp.arange(z_Z.shape[0]) - start
+  inside_Z = (offset_Z >= 0) & (offset_Z < x_len)
+  return jnp.where(inside_Z, x_P[jnp.clip(offset_Z, 0, x_P.shape[0] - 1)], z_Z)
 
 
 def _equal_ZP(z_Z, rule):
-  """Letter-wise equality of x with the window that starts at each place."""
+  """Letter-wise equality of x and the window of z that starts at each position."""
   z, p = z_Z.shape[0], rule.x_P.shape[0]
   padded = jnp.concatenate([z_Z, jnp.full(p, -1, z_Z.dtype)])
   windows_ZP = padded[jnp.arange(z)[:, None] + jnp.arange(p)[None, :]]
-  beyond = jnp.arange(p) >= rule.x_len
-  return (windows_ZP == rule.x_P[None, :]) | beyond[None, :]
+  beyond_P = jnp.arange(p) >= rule.x_len
+  return (windows_ZP == rule.x_P[None, :]) | beyond_P[None, :]
 
 
 def matches(z_Z, rule: Rule):
-  """Where x starts in z, overlapping matches included."""
+  """True [Z] at the positions where x starts, overlapping matches included."""
   return _equal_ZP(z_Z, rule).all(-1)
 
 
 def nearest(z_Z, rule: Rule):
-  """The least number of differing letters between x and a window of z."""
-  differing = (~_equal_ZP(z_Z, rule)).sum(-1)
-  fits = jnp.arange(z_Z.shape[0]) <= z_Z.shape[0] - rule.x_len
-  return jnp.where(fits, differing, rule.x_len).min()
+  """The smallest number of letters in which x differs from a window of z."""
+  differing_Z = (~_equal_ZP(z_Z, rule)).sum(-1)
+  fits_Z = jnp.arange(z_Z.shape[0]) <= z_Z.shape[0] - rule.x_len
+  return jnp.where(fits_Z, differing_Z, rule.x_len).min()
 
 
 def count(z_Z, rule: Rule):
-  """Non-overlapping matches from the left, as in `str.count`."""
+  """The number of non-overlapping matches from the left, as in `str.count`."""
 
-  def visit(carry, hit):
-    free_in, total = carry
-    take = hit & (free_in == 0)
-    free_in = jnp.where(take, rule.x_len - 1, jnp.maximum(free_in - 1, 0))
-    return (free_in, total + take), None
+  def visit(carry, is_match):
+    blocked, total = carry  # blocked: letters until the last counted match ends
+    counted = is_match & (blocked == 0)
+    blocked = jnp.where(counted, rule.x_len - 1, jnp.maximum(blocked - 1, 0))
+    return (blocked, total + counted), None
 
-  hits_Z = matches(z_Z, rule)
-  zero = 0 * hits_Z.sum()  # made from the data, so it varies over a mesh as they do
-  (_, total), _ = jax.lax.scan(visit, (zero, zero), hits_Z)
+  matches_Z = matches(z_Z, rule)
+  zero = 0 * matches_Z.sum()  # made from the data: it must vary over a mesh with them
+  (_, total), _ = jax.lax.scan(visit, (zero, zero), matches_Z)
   return total
 
 
 def rewrite(z_Z, rule: Rule, size: int):
-  """z with its leftmost x replaced by y: (out_O, length, place, found)."""
-  hits = matches(z_Z, rule)
-  found, place = hits.any(), jnp.argmax(hits)
-  shift = jnp.where(found, rule.y_len - rule.x_len, 0)
+  """z with its leftmost x replaced by y: (out_O, length, start of x, x occurs).
+
+  size: the static length O of the output, which is zero beyond its length.
+  """
+  matches_Z = matches(z_Z, rule)
+  occurs, start = matches_Z.any(), jnp.argmax(matches_Z)
+  shift = jnp.where(occurs, rule.y_len - rule.x_len, 0)
   t = jnp.arange(size)
   z, q = z_Z.shape[0], rule.y_Q.shape[0]
-  before = z_Z[jnp.clip(t, 0, z - 1)]
-  inside = rule.y_Q[jnp.clip(t - place, 0, q - 1)]
-  after = z_Z[jnp.clip(t - shift, 0, z - 1)]
-  out_O = jnp.where(t < place + rule.y_len, inside, after)
-  out_O = jnp.where(found & (t >= place), out_O, before)
+  before_O = z_Z[jnp.clip(t, 0, z - 1)]
+  inserted_O = rule.y_Q[jnp.clip(t - start, 0, q - 1)]
+  after_O = z_Z[jnp.clip(t - shift, 0, z - 1)]
+  out_O = jnp.where(t < start + rule.y_len, inserted_O, after_O)
+  out_O = jnp.where(occurs & (t >= start), out_O, before_O)
   length = z + shift
-  return jnp.where(t < length, out_O, 0), length, place, found
+  return jnp.where(t < length, out_O, 0), length, start, occurs
+
+
+def text_rule(x: str, y: str) -> Rule:
+  """The rule x -> y of plain text."""
+  x_P, y_Q = jnp.array(tokens.encode(x)), jnp.array(tokens.encode(y))
+  return Rule(x_P, jnp.int32(len(x)), y_Q, jnp.int32(len(y)))
 
 
 def trace(z: str, x: str, y: str) -> str:
-  """The task's map on plain text, through the same code as the data."""
-  rule = Rule(
-    jnp.array(tokens.encode(x)),
-    jnp.int32(len(x)),
-    jnp.array(tokens.encode(y)),
-    jnp.int32(len(y)),
-  )
-  letters = jnp.array(tokens.encode(z))
-  out_O, length, _, _ = rewrite(letters, rule, len(z) + len(y))
+  """`rewrite` on plain text."""
+  z_Z = jnp.array(tokens.encode(z))
+  compiled = jax.jit(rewrite, static_argnums=2)
+  out_O, length, _, _ = compiled(z_Z, text_rule(x, y), len(z) + len(y))
   return tokens.decode(out_O[:length])

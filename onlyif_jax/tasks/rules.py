@@ -1,12 +1,11 @@
 """Rules as a pure function of an index, and the split between seen and unseen.
 
-All strings of one length are enumerated by one keyed bijection: index ->
-pre-image digits -> string. Three intervals of the pre-image are the three
-parts (train, dev, test), so a string belongs to exactly one part and the split
-is arithmetic. A rule takes both x and y from its own part: a test x or y occurs
-nowhere in training, neither as x nor as y.
+A keyed bijection maps pre-images (integers) to the strings of one length. Three
+intervals of the pre-images are the three parts (train, dev, test), so a string
+belongs to exactly one part and the split is arithmetic. A rule takes both x and y
+from its own part: a test x or y occurs nowhere in training, neither as x nor as y.
 
-The rule set of I instructions is the prefix i < I, so it is nested in every
+The rule set of I instructions is the prefix i < I. It is therefore nested in every
 larger one of the same seed, and I itself may be traced. (Only-IF, section 2.)
 """
 
@@ -22,9 +21,9 @@ import numpy as np
 from onlyif_jax import keys
 from onlyif_jax.keys import Purpose
 
-POOL_LIMIT = 2**30  # largest number of pre-images of a length that are indexed
+POOL_LIMIT = 2**30  # most pre-images of one length that are indexed
 BLOCK = 64  # |y| is shuffled against |x| within blocks of this many rules
-STRING_ROUNDS = 6
+STRING_ROUNDS = 6  # Feistel rounds of the bijection of strings
 
 
 class Part(enum.IntEnum):
@@ -39,7 +38,7 @@ CELLS = ('newx_newy', 'seenx_newy', 'newx_seeny', 'seenx_seeny')
 
 
 class Rule(NamedTuple):
-  """Replace x by y; both are letters 0..A-1, zero beyond their length."""
+  """Replace x by y; both hold letters 0..A-1, and zeros beyond their length."""
 
   x_P: jax.Array
   x_len: jax.Array
@@ -74,99 +73,99 @@ class RuleSpace:
 
   @property
   def fixed(self) -> bool:
-    """True where |x| and |y| are single numbers."""
+    """Whether all x have one length, and all y have one length."""
     return self.x_min == self.x_max and self.y_min == self.y_max
 
   @property
   def same_length(self) -> bool:
-    """True where every x and every y have one and the same length."""
+    """Whether all x and all y have the same length."""
     return self.fixed and self.x_min == self.y_min
 
   def interval(self, length: int, part: Part) -> tuple[int, int]:
     """Pre-images [low, high) of a part among the strings of one length."""
-    pool = self.alphabet ** min(length, self._digits)
-    dev, test = round(pool * self.dev_fraction), round(pool * self.test_fraction)
-    cuts = (0, pool - dev - test, pool - test, pool)
+    size = self.alphabet ** min(length, self._digits)
+    dev, test = round(size * self.dev_fraction), round(size * self.test_fraction)
+    cuts = (0, size - dev - test, size - test, size)
     return cuts[part], cuts[part + 1]
 
   @property
   def _digits(self) -> int:
-    """Digits of a pre-image that vary; those of longer strings stay zero."""
+    """The number of digits of a pre-image that vary; any further digits are zero."""
     if self.alphabet < 2:
       return 1
     return max(n for n in range(1, 31) if self.alphabet**n <= POOL_LIMIT)
 
   @property
   def description(self) -> str:
-    """The rules in words."""
+    """The rules in words, for error messages."""
     x, y = f'{self.x_min}-{self.x_max}', f'{self.y_min}-{self.y_max}'
     return f'|x|={x}, |y|={y} over {self.alphabet} letters'
 
   @property
   def remedy(self) -> str:
-    """What makes more rules, for the message that there are too few."""
+    """How to get more rules, for the error that there are too few."""
     return 'lengthen the patterns, or set rules.distinct=pairs'
 
   def strings(self, part: Part, side: str) -> 'Pool':
-    """The pool of strings from which one side ('x' or 'y') of a part's rules come."""
-    low, high = (self.x_min, self.x_max) if side == 'x' else (self.y_min, self.y_max)
-    other_low, other_high = (
-      (self.y_min, self.y_max) if side == 'x' else (self.x_min, self.x_max)
-    )
+    """The strings from which a part's rules take one side, 'x' or 'y'."""
+    x_lengths = range(self.x_min, self.x_max + 1)
+    y_lengths = range(self.y_min, self.y_max + 1)
+    lengths, others = (x_lengths, y_lengths) if side == 'x' else (y_lengths, x_lengths)
     starts, counts, strides = [], [], []
-    for length in range(low, high + 1):
+    for length in lengths:
       start, stop = self.interval(length, part)
-      # Where x and y could be equal and no derangement keeps them apart, x takes
-      # the even pre-images and y the odd ones.
-      shared = not self.same_length and other_low <= length <= other_high
+      # If x and y share a length, they must not be equal. `rule` sees to that when
+      # it is their only length; else x takes even pre-images and y odd ones.
+      shared = not self.same_length and length in others
       odd = shared and side == 'y'
       starts.append(start + odd)
       counts.append((stop - start - odd + 1) // 2 if shared else stop - start)
       strides.append(2 if shared else 1)
-    return Pool(
-      tuple(range(low, high + 1)), tuple(starts), tuple(counts), tuple(strides)
-    )
+    return Pool(tuple(lengths), tuple(starts), tuple(counts), tuple(strides))
 
   def capacity(self, part: Part = Part.TRAIN, setting=None) -> int:
-    """The number of rules of a part that `distinct` allows."""
+    """The number of rules of a part, distinct as `distinct` says."""
     del setting
     if self.distinct == 'pairs':
       return self.pair_capacity(part)
     x, y = self.strings(part, 'x').size, self.strings(part, 'y').size
     if self.same_length:
-      return x if x > 1 else 0  # one string alone makes no rule x != y
-    if not self.fixed:
-      y = y // BLOCK * BLOCK if y > BLOCK else y
+      return x if x > 1 else 0  # a single string makes no rule with x != y
+    if not self.fixed and y > BLOCK:
+      y = y // BLOCK * BLOCK  # whole blocks only
     return min(x, y)
 
   def pair_capacity(self, part: Part = Part.TRAIN) -> int:
-    """The number of rules of a part when only the pairs must differ."""
-    x, y = self.strings(part, 'x').size, self.strings(part, 'y').size
+    """The number of rules of a part if only the pairs (x, y) must differ."""
     if not self.fixed:
       return self.capacity(part)
+    x, y = self.strings(part, 'x').size, self.strings(part, 'y').size
     pairs = x * (x - 1) if self.same_length else x * y
-    return min(pairs, 2**31 - 2**16)
+    return min(pairs, keys.MAX_SIZE)
 
   def rule(self, seed, part: Part, i, setting=None) -> Rule:
     """Rule i of a part; seed and i may be traced, 0 <= i < pair_capacity(part).
 
-    The first `capacity` rules have pairwise distinct x and pairwise distinct y;
-    with fixed lengths later ones are new pairs of the same strings.
+    The first `capacity` rules with distinct='xy' have pairwise distinct x and
+    pairwise distinct y; later ones (fixed lengths only) are new pairs of the same
+    strings.
     """
     del setting
     xs, ys = self.strings(part, 'x'), self.strings(part, 'y')
     i = jnp.asarray(i, jnp.int32)
     pair_key = keys.key(seed, Purpose.RULE_PAIRS, int(part))
     if self.same_length:
-      # A rotation seen through a bijection: no i is paired with itself.
-      place = keys.permute(pair_key, i % xs.size, xs.size)
-      shift = 1 + i // xs.size
+      # A rotation by 1, 2, ... conjugated by a bijection: no string meets itself.
       i_x = i % xs.size
-      i_y = keys.unpermute(pair_key, (place + shift) % ys.size, ys.size)
+      shift = 1 + i // xs.size
+      image = keys.permute(pair_key, i_x, xs.size)
+      i_y = keys.unpermute(pair_key, (image + shift) % ys.size, ys.size)
     elif self.fixed:
       i_x = i % xs.size
       i_y = keys.permute(pair_key, (i_x + i // xs.size) % ys.size, ys.size)
     else:
+      # On both sides lengths take turns: shuffle y within blocks, so that each |x|
+      # meets each |y|.
       size = min(BLOCK, ys.size)
       block_key = keys.key(seed, Purpose.RULE_LENGTHS, i // size)
       i_x, i_y = i, i // size * size + keys.permute(block_key, i % size, size)
@@ -175,72 +174,67 @@ class RuleSpace:
     return Rule(x_P, x_len, y_Q, y_len)
 
   def lend(self, rule: Rule, other: Rule) -> Rule:
-    """The rule with the other's y."""
+    """The rule with the y of another."""
     return rule._replace(y_Q=other.y_Q, y_len=other.y_len)
 
   def certify(self, seed: int, instructions: int, held_out: int, setting=None) -> dict:
-    """The proof that training and held-out rules share nothing; see `certificate`."""
-    from onlyif_jax.tasks import certificate  # it is about this class
+    """Check that training and held-out rules share nothing; see `certificate`."""
+    from onlyif_jax.tasks import certificate  # which imports this module
 
     del setting
     return certificate.certify(self, seed, instructions, held_out)
 
   def cell_rule(self, seed, part: Part, cell: str, i, instructions, setting=None):
-    """Rule i of a test cell, and whether it exists, as (Rule, bool).
+    """Rule i of a test cell, and whether it exists: (Rule, bool).
 
-    'seenx' and 'seeny' take that side from a training rule (index < I). A pair
-    of a seen x and a seen y is never itself a training rule.
+    'seenx' and 'seeny' take that side from a training rule (index < I). In
+    'seenx_seeny' the sides come from different rules, so that the pair is new.
     """
     del setting
     if cell not in CELLS:
       raise ValueError(f'unknown cell {cell!r}; one of {", ".join(CELLS)}')
-    exists = jnp.bool_(True)
     if cell == 'seenx_seeny':
       return self._seen_pair(seed, i, instructions)
     new = self.rule(seed, part, i)
     seen = self.rule(seed, Part.TRAIN, i % instructions)
-    x, y = (
-      (seen if cell[:4] == 'seen' else new),
-      (seen if cell.endswith('seeny') else new),
-    )
-    return Rule(x.x_P, x.x_len, y.y_Q, y.y_len), exists
+    x_rule = seen if cell.startswith('seenx') else new
+    y_rule = seen if cell.endswith('seeny') else new
+    return self.lend(x_rule, y_rule), jnp.bool_(True)
 
   def _seen_pair(self, seed, i, instructions):
-    own = i % instructions
-    cap = (
-      self.capacity() if self.distinct == 'xy' else self.strings(Part.TRAIN, 'x').size
-    )
-    x = self.rule(seed, Part.TRAIN, own)
-    once = self.rule(seed, Part.TRAIN, (i + 1) % instructions)
-    twice = self.rule(seed, Part.TRAIN, (i + 2) % instructions)
-    clash = same_string(x.x_P, x.x_len, once.y_Q, once.y_len)
-    y = jax.tree.map(lambda a, b: jnp.where(clash, b, a), once, twice)
-    mixed = Rule(x.x_P, x.x_len, y.y_Q, y.y_len)
+    """The x of training rule i with the y of a later one: (Rule, whether it exists)."""
+    x_rule = self.rule(seed, Part.TRAIN, i % instructions)
+    next_rule = self.rule(seed, Part.TRAIN, (i + 1) % instructions)
+    second_next = self.rule(seed, Part.TRAIN, (i + 2) % instructions)
+    clash = same_string(x_rule.x_P, x_rule.x_len, next_rule.y_Q, next_rule.y_len)
+    y_rule = jax.tree.map(lambda a, b: jnp.where(clash, b, a), next_rule, second_next)
+    pair = self.lend(x_rule, y_rule)
     exists = (instructions > 2) | ((instructions == 2) & ~clash)
     if self.distinct == 'pairs':
-      # Beyond `cap` rules every string is seen: the next pairs are the cell.
+      # With more rules than strings every string is seen, and the pairs after the
+      # training rules are the cell.
       later = self.rule(seed, Part.TRAIN, instructions + i)
-      many = instructions > cap
-      mixed = jax.tree.map(lambda a, b: jnp.where(many, b, a), mixed, later)
-      room = instructions + i < self.pair_capacity()
-      exists = jnp.where(many, room, exists)
-    return mixed, exists
+      all_seen = instructions > self.strings(Part.TRAIN, 'x').size
+      pair = jax.tree.map(lambda a, b: jnp.where(all_seen, b, a), pair, later)
+      later_exists = instructions + i < self.pair_capacity()
+      exists = jnp.where(all_seen, later_exists, exists)
+    return pair, exists
 
   def _string(self, seed, pool: 'Pool', i):
     """String i of a pool as (letters, length), zero beyond the length."""
-    which, within = pool.locate(i)
+    n, i_in_length = pool.locate(i)
     starts, strides, lengths = (
       jnp.asarray(v, jnp.int32) for v in (pool.starts, pool.strides, pool.lengths)
     )
-    preimage = starts[which] + within * strides[which]
-    return self._scramble(seed, preimage, lengths[which], pool), lengths[which]
+    preimage = starts[n] + i_in_length * strides[n]
+    return self._scramble(seed, preimage, lengths[n], pool), lengths[n]
 
   def _scramble(self, seed, preimage, length, pool: 'Pool'):
-    """Keyed bijection of the strings of each length: pre-image -> letters.
+    """A keyed bijection of the strings of each length: pre-image -> letters.
 
-    A Feistel network on digits: the first half of the string and the rest are
-    shifted in turn by pseudo-random digits made from the other. length is traced,
-    so one network serves all lengths.
+    A Feistel network on digits: each half of the string in turn is shifted by
+    pseudo-random digits derived from the other. length is traced, so one network
+    serves all lengths.
     """
     a, width = self.alphabet, pool.lengths[-1]
     key_ = keys.key(seed, Purpose.RULE_STRINGS, length)
@@ -262,7 +256,7 @@ class RuleSpace:
 
 @dataclasses.dataclass(frozen=True)
 class Pool:
-  """Strings of several lengths in one order: lengths take turns until used up."""
+  """Strings of several lengths in one order: the lengths take turns until used up."""
 
   lengths: tuple[int, ...]
   starts: tuple[int, ...]  # first pre-image of each length
@@ -271,29 +265,31 @@ class Pool:
 
   @property
   def size(self) -> int:
-    """Strings in the pool, at most what an int32 index reaches."""
-    return min(sum(self.counts), 2**31 - 2**16)
+    """The number of strings in the pool, capped at what can be indexed."""
+    return min(sum(self.counts), keys.MAX_SIZE)
 
   @functools.cached_property
   def _stages(self):
-    """Stage s: the s shortest supplies are used up, the others take turns."""
+    """(lengths in order of supply, first index of each stage, strings used before it).
+
+    In stage s the s smallest supplies are used up and the other lengths take turns.
+    """
     order = sorted(range(len(self.counts)), key=lambda n: self.counts[n])
-    begins, used, begin, before = [], [], 0, 0
+    begins, used_before, begin, used = [], [], 0, 0
     for s, n in enumerate(order):
       begins.append(min(begin, 2**31 - 1))
-      used.append(before)
-      begin += (len(order) - s) * (self.counts[n] - before)
-      before = self.counts[n]
-    return np.array(order), np.array(begins), np.array(used)
+      used_before.append(used)
+      begin += (len(order) - s) * (self.counts[n] - used)
+      used = self.counts[n]
+    return np.array(order), np.array(begins), np.array(used_before)
 
   def locate(self, i):
-    """Index i of the pool -> (which length, index among its strings)."""
+    """Index i of the pool -> (index of its length, index within that length)."""
     order, begins, used = (jnp.asarray(v, jnp.int32) for v in self._stages)
     stage = jnp.searchsorted(begins, i, side='right') - 1
     offset = i - begins[stage]
     active = len(self.lengths) - stage
-    which = order[stage + offset % active]
-    return which, used[stage] + offset // active
+    return order[stage + offset % active], used[stage] + offset // active
 
 
 def same_string(a_P, a_len, b_Q, b_len):
@@ -305,7 +301,7 @@ def same_string(a_P, a_len, b_Q, b_len):
 
 
 def digit_round(subkey, digits, source, target, alphabet: int):
-  """Shifts the target digits by pseudo-random digits made from the source digits."""
+  """Shift the target digits by pseudo-random digits derived from the source digits."""
   n = np.arange(1, digits.shape[0] + 1, dtype=np.uint32)
   weights = keys.mix32(np.uint32(0x9E3779B1) * n) | jnp.uint32(1)
   h = (jnp.where(source, digits, 0).astype(jnp.uint32) * weights).sum(dtype=jnp.uint32)

@@ -1,8 +1,8 @@
 """Rewriting with patterns of constrained form (Only-IF, section 2.5 and Fig. 4).
 
-x and y are both repeats, periodic or mirrors of one k, or both unconstrained; the
-map is that of `rewrite`. Trained on some classes with k >= 3, tested on unseen
-patterns of k < 3. See `semantic_rules` for the patterns.
+x and y are both repeats, both periodic or both mirrors, with the same k, or both
+unconstrained. The map is that of `rewrite`. Training has some classes with k >= 3;
+the test has unseen patterns with k < 3. The patterns are defined in `semantic_rules`.
 
 >>> spell('ab', 'repeat', 3), spell('ab', 'periodic', 3), spell('ab', 'mirror', 3)
 ('aaabbb', 'ababab', 'abbaab')
@@ -43,7 +43,7 @@ class Semantics(SemanticsSettings):
 
   @property
   def rewriting(self) -> Rewrite:
-    """The task that makes the inputs and does the rewriting."""
+    """The `Rewrite` task that makes the inputs and answers."""
     n = self.pattern_length
     return Rewrite(
       alphabet=self.alphabet,
@@ -62,12 +62,12 @@ class Semantics(SemanticsSettings):
 
   @property
   def vocab_size(self) -> int:
-    """Token ids in use."""
+    """The number of token ids in use."""
     return self.rewriting.vocab_size
 
   @property
   def answer_length(self) -> int:
-    """The answer's length, end token included."""
+    """The length of an answer, end token included."""
     return self.rewriting.answer_length
 
   @property
@@ -76,16 +76,16 @@ class Semantics(SemanticsSettings):
     return self.rewriting.sequence_length
 
   def static(self):
-    """Classes and ks are traced, so one program serves them all."""
+    """The task without its classes and range of k, which are traced."""
     return dataclasses.replace(
       self, classes='+'.join(CLASSES), k_min=SMALL_K, k_max=self.pattern_length
     )
 
   def setting(self, instructions: int) -> dict[str, np.ndarray]:
-    """Which groups of patterns (bool, [G]) training has; the same for every I."""
+    """The groups of patterns in training (bool [G]); the same for every I."""
     del instructions
-    own = chosen(self.pattern_length, self.classes, self.k_min, self.k_max)
-    return {'groups': own}
+    groups_G = chosen(self.pattern_length, self.classes, self.k_min, self.k_max)
+    return {'groups': groups_G}
 
   def mix(self, noop_share: float) -> tuple[tuple[int, float], ...]:
     """All inputs are of one kind."""
@@ -93,7 +93,7 @@ class Semantics(SemanticsSettings):
     return ()
 
   def kind(self, name: str, i_B):
-    """The one kind."""
+    """The only kind."""
     del name
     return jnp.zeros_like(i_B)
 
@@ -110,22 +110,22 @@ class Semantics(SemanticsSettings):
   def example(
     self, rule: SemanticRule, key, *, kind=0, shown=None, setting=None
   ) -> Example:
-    """An example of a rule, a pure function of the key: x at a uniform place.
+    """An example of a rule, a pure function of the key; x is at a uniform position.
 
-    `shown` is the rule that the prompt states, for controls that state another one.
+    shown: the rule that the prompt states, if a control experiment states another.
     """
     del kind, setting
-    other = rule if shown is None else shown
-    made = self.rewriting.example(_plain(rule), key, shown=_plain(other))
+    shown = rule if shown is None else shown
+    example = self.rewriting.example(_plain(rule), key, shown=_plain(shown))
     slices = {
       'k': rule.k,
       'domain': rule.domain,
-      'occurrences': made.slices['occurrences'],
+      'occurrences': example.slices['occurrences'],
     }
-    return made._replace(slices=slices)
+    return example._replace(slices=slices)
 
   def eval_sets(self, examples: int, cell_examples: int) -> list[EvalSet]:
-    """unseen: k < 3; dev: the k and classes of training. Each has the other's too."""
+    """unseen: k < 3. dev: the k and classes of training. Cells have them swapped."""
     sets = [EvalSet('unseen', examples), EvalSet('dev', examples)]
     if cell_examples:
       sets += [
@@ -135,13 +135,14 @@ class Semantics(SemanticsSettings):
     return [*sets, EvalSet('seen', examples), EvalSet('train', examples)]
 
   def instruction_mask(self, example: Example):
-    """Where the prompts [..., L] state x and y."""
+    """True at the tokens [..., L] of x and y in the prompts."""
     return self.rewriting.instruction_mask(example)
 
   def fields(self, prompt_N) -> dict[str, list[int]]:
-    """A prompt's ids -> its 'input', 'lhs' and 'rhs' in letters."""
+    """A prompt's ids -> the letters of its 'input', 'lhs' and 'rhs'."""
     return self.rewriting.fields(prompt_N)
 
 
 def _plain(rule: SemanticRule) -> Rule:
+  """The rule without its class and k."""
   return Rule(rule.x_P, rule.x_len, rule.y_Q, rule.y_len)

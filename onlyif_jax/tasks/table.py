@@ -1,13 +1,14 @@
 """The user's own examples: a table of instruction, prompt, answer and split.
 
-A row is an example, an instruction is all rows of one id. I instructions are the first
-I of a keyed permutation of the training ids; an example takes one of its instruction's
-rows by its key. A fifth of the rows of each instruction, by the hash of their text, is
-kept from training for the split `seen`. Text is read letter by letter.
+A row is an example; an instruction is all rows with one id. I instructions are the
+first I of a keyed permutation of the training ids; an example is a row of its
+instruction, chosen by its key. A fifth of the rows of each instruction, chosen by the
+hash of their text, is kept from training for the split `seen`. Tokens are characters.
 """
 
 import dataclasses
 import hashlib
+import itertools
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -28,7 +29,7 @@ _KINDS = {'train': 0, 'kept': 1, 'plain': 2}  # rows trained on, kept for `seen`
 
 
 class Instruction(NamedTuple):
-  """An instruction's number in the file's order of parts."""
+  """A rule of this task: the index of an instruction in `Text.ids`."""
 
   index: jax.Array
 
@@ -41,7 +42,7 @@ class Table(TableSettings):
 
   @property
   def text(self) -> Text:
-    """The file's content; raises ValueError naming file, line and remedy."""
+    """The file's content; raises ValueError with file, line and remedy."""
     return table_file.read(self)
 
   @property
@@ -51,47 +52,35 @@ class Table(TableSettings):
 
   @property
   def vocab_size(self) -> int:
-    """Token ids in use."""
+    """The number of token ids in use."""
     return tokens.FIRST_LETTER + len(self.symbols)
 
   @property
   def answer_length(self) -> int:
-    """The longest answer, end token included."""
+    """The length of the longest answer, end token included."""
     return self.text.longest['answer'] + 1
 
   @property
   def sequence_length(self) -> int:
-    """The longest sequence: every piece is followed by one token."""
+    """The length of the longest sequence; each piece is followed by SEP or EOS."""
     return sum(n + 1 for n in self.text.longest.values())
 
   def static(self) -> 'Table':
-    """The file decides every shape."""
+    """Every setting is static, as the file determines every shape."""
     return self
 
   def setting(self, instructions: int) -> dict[str, np.ndarray]:
-    """The table itself, so that the compiled program does not hold it.
-
-    letters_C: all text; at_RF, length_RF: where each field of a row stands in it;
-    first_I, trained_I, rows_I: an instruction's first row, the number of its rows
-    that training has, and of all.
-    """
+    """The arrays of the table, which are traced to keep them out of the program."""
     del instructions
-    t = self.text
-    return {
-      'letters_C': t.letters_C,
-      'at_RF': t.at_RF,
-      'length_RF': t.length_RF,
-      'first_I': t.first_I,
-      'trained_I': t.trained_I,
-      'rows_I': t.rows_I,
-    }
+    names = ('letters_C', 'at_RF', 'length_RF', 'first_I', 'trained_I', 'rows_I')
+    return {name: getattr(self.text, name) for name in names}
 
   def mix(self, noop_share: float) -> tuple[tuple[int, float], ...]:
     """All training examples are of one kind."""
     return ()
 
   def kind(self, name: str, i_B):
-    """'train': rows of training; 'kept': rows kept for `seen`; 'plain': all."""
+    """'train': rows of training; 'kept': rows kept for `seen`; 'plain': all rows."""
     return jnp.full_like(i_B, _KINDS[name])
 
   def space(self, rules: RulesConfig) -> 'TableSpace':
@@ -110,39 +99,38 @@ class Table(TableSettings):
     return space
 
   def example(self, rule, key, *, kind=0, shown=None, setting=None) -> tokens.Example:
-    """A row of an instruction; `shown` lends the prompt of its own row."""
-    s = setting or jax.tree.map(jnp.asarray, self.setting(0))
+    """A row of an instruction; the prompt is that of a row of `shown`, if given."""
+    table = setting or jax.tree.map(jnp.asarray, self.setting(0))
     bits = jax.random.bits(key)
-    own = self._row(rule.index, bits, kind, s)
-    lent = own if shown is None else self._row(shown.index, bits, kind, s)
-    fields = self.text.fields  # prompt, perhaps input, answer
-    pieces = [
-      self._piece(s, lent if name == 'prompt' else own, f, name)
-      for f, name in enumerate(fields)
+    row = self._row(rule.index, bits, kind, table)
+    shown_row = row if shown is None else self._row(shown.index, bits, kind, table)
+    *prompt, answer = [
+      self._piece(table, shown_row if name == 'prompt' else row, f, name)
+      for f, name in enumerate(self.text.fields)  # prompt, perhaps input, answer
     ]
-    length = pieces[-1][1]
-    inserted_A = jnp.arange(self.answer_length) < length
+    inserted_A = jnp.arange(self.answer_length) < answer[1]
     return tokens.layout(
-      pieces[:-1], pieces[-1], self.sequence_length, inserted_A=inserted_A, slices={}
+      prompt, answer, self.sequence_length, inserted_A=inserted_A, slices={}
     )
 
-  def _row(self, index, bits, kind, s):
-    """A row of an instruction: of those that the kind allows."""
-    trained, every = s['trained_I'][index], s['rows_I'][index]
+  def _row(self, index, bits, kind, table):
+    """The index of a random row of an instruction, among those of the kind."""
+    trained, rows = table['trained_I'][index], table['rows_I'][index]
     low = jnp.where(kind == _KINDS['kept'], trained, 0)
-    high = jnp.where(kind == _KINDS['train'], trained, every)
-    place = (bits % (high - low).astype(jnp.uint32)).astype(jnp.int32)
-    return s['first_I'][index] + low + place
+    high = jnp.where(kind == _KINDS['train'], trained, rows)
+    offset = (bits % (high - low).astype(jnp.uint32)).astype(jnp.int32)
+    return table['first_I'][index] + low + offset
 
-  def _piece(self, s, row, f: int, name: str):
-    """A field of a row as (letters, length)."""
+  def _piece(self, table, row, f: int, name: str):
+    """Field f of a row: (letters, length)."""
     n = jnp.arange(max(1, self.text.longest[name]))
-    at, length = s['at_RF'][row, f], s['length_RF'][row, f]
-    letters_N = s['letters_C'][jnp.minimum(at + n, len(s['letters_C']) - 1)]
+    start, length = table['at_RF'][row, f], table['length_RF'][row, f]
+    letters_C = table['letters_C']
+    letters_N = letters_C[jnp.minimum(start + n, len(letters_C) - 1)]
     return letters_N.astype(jnp.int32), length
 
   def eval_sets(self, examples: int, cell_examples: int) -> list[EvalSet]:
-    """Held-out instructions with all their rows, training ones with kept rows."""
+    """Held-out instructions with all their rows, training instructions with kept ones."""
     del cell_examples
     return [
       EvalSet('unseen', examples),
@@ -152,18 +140,17 @@ class Table(TableSettings):
     ]
 
   def instruction_mask(self, example: tokens.Example):
-    """The prompt; where the table has an input column, that stays."""
-    first = jnp.cumsum((example.tokens_L == tokens.SEP).astype(jnp.int32), -1) == 0
-    return first
+    """True at the tokens [..., L] of the prompt column; an input column is not in it."""
+    return jnp.cumsum((example.tokens_L == tokens.SEP).astype(jnp.int32), -1) == 0
 
   def fields(self, prompt_N) -> dict[str, list[int]]:
-    """A prompt's ids on the host -> its columns in letters."""
+    """A prompt's ids -> the letters of its columns."""
     return dict(zip(self.text.fields[:-1], tokens.split(prompt_N), strict=True))
 
 
 @dataclasses.dataclass(frozen=True)
 class TableSpace:
-  """The instructions of a table, cut by its split column or else by fractions."""
+  """The instructions of a table, cut into parts by its split column or by fractions."""
 
   table: Table
   dev_fraction: float = 0.1
@@ -171,12 +158,12 @@ class TableSpace:
 
   @property
   def description(self) -> str:
-    """The instructions in words."""
+    """The instructions in words, for error messages."""
     return f'{self.table.path} with {len(self.table.text.ids)} instructions'
 
   @property
   def cuts(self) -> tuple[int, ...]:
-    """Where each part begins, and the end."""
+    """The first index of each part, and the end of the last."""
     text = self.table.text
     if text.parts is not None:
       return (0, *np.cumsum(text.parts).tolist())
@@ -185,17 +172,18 @@ class TableSpace:
     return 0, n - dev - test, n - test, n
 
   def capacity(self, part: Part = Part.TRAIN, setting: Any = None) -> int:
-    """Instructions of a part."""
+    """The number of instructions of a part."""
     del setting
     return self.cuts[part + 1] - self.cuts[part]
 
   def pair_capacity(self, part: Part = Part.TRAIN) -> int:
-    """There are no more than these."""
+    """As `capacity`."""
     return self.capacity(part)
 
   def rule(self, seed, part: Part, i, setting: Any = None) -> Instruction:
-    """Instruction i of a part; the seed decides their order and, unless the table
-    has a split column, the parts.
+    """Instruction i of a part.
+
+    The seed determines the order and, without a split column, the parts.
     """
     del setting
     first, n = self.cuts[part], self.capacity(part)
@@ -206,38 +194,37 @@ class TableSpace:
     return Instruction(keys.permute(key, first + i % n, len(self.table.text.ids)))
 
   def cell_rule(self, seed, part: Part, cell: str, i, instructions, setting=None):
-    """There are no further cells."""
+    """Raise ValueError: there are no further cells."""
     raise ValueError(f'unknown cell {cell!r}; a table has none')
 
   def lend(self, rule: Instruction, other: Instruction) -> Instruction:
-    """The other instruction: the prompt is then of one of its rows."""
+    """The other instruction, from one of whose rows the prompt is then taken."""
     del rule
     return other
 
   def certify(self, seed: int, instructions: int, held_out: int, setting=None) -> dict:
-    """The proof that parts share no id and no text, read from the rows themselves."""
+    """Check on the rows themselves that the parts share no id and no prompt."""
     del setting
     text = self.table.text
     report: dict = {'rules_seed': seed, 'relation': RELATION, 'parts': {}}
     report['file'] = {'path': self.table.path, 'sha256': self.table.sha256}
-    seen: dict[str, tuple[set, set]] = {}
+    contents: dict[str, dict[str, set]] = {}
     for part in Part:
-      count = self.capacity(part)
-      count = min(count, instructions if part == Part.TRAIN else held_out)
-      made = jax.vmap(lambda i, part=part: self.rule(seed, part, i))(jnp.arange(count))
-      ids = [text.ids[n] for n in np.asarray(made.index)]
-      shown = set().union(*(text.shown[n] for n in ids)) if ids else set()
-      seen[NAMES[part]] = set(ids), shown
+      count = min(self.capacity(part), instructions if part == Part.TRAIN else held_out)
+      rules = jax.vmap(lambda i, part=part: self.rule(seed, part, i))(jnp.arange(count))
+      ids = [text.ids[n] for n in np.asarray(rules.index)]
+      prompts = set().union(*(text.shown[name] for name in ids))
+      contents[NAMES[part]] = {'ids': set(ids), 'texts': prompts}
       report['parts'][NAMES[part]] = {
         'rules': count,
         'distinct_pairs': len(set(ids)),
-        'texts': len(shown),
+        'texts': len(prompts),
         'capacity': self.capacity(part),
         'sha256': hashlib.sha256('\n'.join(ids).encode()).hexdigest(),
       }
     report['collisions'] = {
-      f'{a}-{b}: {what}': len(seen[a][n] & seen[b][n])
-      for a, b in (('train', 'dev'), ('train', 'test'), ('dev', 'test'))
-      for n, what in enumerate(('ids', 'texts'))
+      f'{a}-{b}: {kind}': len(contents[a][kind] & contents[b][kind])
+      for a, b in itertools.combinations(NAMES, 2)
+      for kind in ('ids', 'texts')
     }
     return report

@@ -1,6 +1,6 @@
-"""Reads the user's table, JSON lines or CSV, into arrays; no jax here.
+"""Read the user's table, JSON lines or CSV, into numpy arrays; no jax here.
 
-Every error is one line with the file, the line where there is one, and the remedy.
+Every error is a single line with the file, the line number if any, and the remedy.
 """
 
 import csv
@@ -9,6 +9,7 @@ import functools
 import hashlib
 import io
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +17,13 @@ import numpy as np
 from onlyif_jax.settings import TableSettings, file_sha256
 
 NAMES = ('train', 'dev', 'test')  # of the split column, in the order of `Part`
-KEPT = 5  # one of so many rows of an instruction is kept from training
+KEPT = 5  # one in this many rows of an instruction is kept from training
 JSON = ('.jsonl', '.ndjson', '.json')
 
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-  """A row as it stands in the file."""
+  """A row of the file."""
 
   number: int
   id: str
@@ -32,29 +33,28 @@ class Line:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Text:
-  """A table in arrays: instructions in the order of their parts, rows by instruction.
+  """A table as arrays: I instructions in the order of their parts, R rows by instruction.
 
-  parts: instructions of train, dev and test; None without a split column. shown: the
-  prompts of each instruction, normalised.
+  The rows of an instruction that are trained on come first.
   """
 
-  fields: tuple[str, ...]
-  symbols: str
-  longest: dict[str, int]
+  fields: tuple[str, ...]  # prompt, perhaps input, answer
+  symbols: str  # the characters in use
+  longest: dict[str, int]  # field -> most characters
   ids: tuple[str, ...]
-  shown: dict[str, set[str]]
-  parts: tuple[int, ...] | None
-  letters_C: np.ndarray
-  at_RF: np.ndarray
+  shown: dict[str, set[str]]  # id -> its normalised prompts
+  parts: tuple[int, ...] | None  # instructions of each part; None: no split column
+  letters_C: np.ndarray  # all text
+  at_RF: np.ndarray  # where each field of a row starts in letters_C
   length_RF: np.ndarray
-  first_I: np.ndarray
-  trained_I: np.ndarray
-  rows_I: np.ndarray
+  first_I: np.ndarray  # the first row of an instruction
+  trained_I: np.ndarray  # its number of rows that are trained on
+  rows_I: np.ndarray  # its number of rows
 
 
 @functools.lru_cache(maxsize=8)
 def read(s: TableSettings) -> Text:
-  """The table of some settings; raises ValueError."""
+  """The table that the settings name; raises ValueError for files that cannot work."""
   if not s.path:
     raise ValueError(
       'task.path is empty; give --config.task.path=FILE, a .jsonl or .csv'
@@ -72,23 +72,23 @@ def read(s: TableSettings) -> Text:
   by_id: dict[str, list[Line]] = {}
   for line in _lines(s, content, fields):
     by_id.setdefault(line.id, []).append(line)
-  for own in by_id.values():
-    _check_instruction(s, own)
+  for lines in by_id.values():
+    _check_instruction(s, lines)
   _check_shared(s, by_id)
   return _pack(s, by_id, fields)
 
 
 def normalised(text: str) -> str:
-  """Text without regard to case and spaces."""
+  """The text with case and differences in spaces removed."""
   return ' '.join(text.casefold().split())
 
 
-def _lines(s: TableSettings, content: str, fields):
-  """The rows, checked one by one."""
+def _lines(s: TableSettings, content: str, fields: tuple[str, ...]) -> Iterator[Line]:
+  """The rows, each checked on its own."""
   columns = {name: getattr(s, name) for name in ('instruction', *fields)}
   if s.split:
     columns['split'] = s.split
-  most = {name: getattr(s, f'{name}_max') for name in fields}
+  limits = {name: getattr(s, f'{name}_max') for name in fields}
   count = 0
   for number, row in _records(s.path, content):
     for name, column in columns.items():
@@ -98,41 +98,39 @@ def _lines(s: TableSettings, content: str, fields):
           f'{", ".join(map(str, row))}: set task.{name}'
           + (", or task.split='' for none" if name == 'split' else '')
         )
-    got = {name: _word(row[column]) for name, column in columns.items()}
-    where = f'{s.path}, line {number}'
+    values = {}
+    for name, column in columns.items():
+      values[name] = '' if row[column] is None else str(row[column])
+    place = f'{s.path}, line {number}'
     for name in ('instruction', 'prompt', 'answer'):
-      if not got[name]:
+      if not values[name]:
         raise ValueError(
-          f'{where}: {columns[name]!r} is empty; fill it or drop the row'
+          f'{place}: {columns[name]!r} is empty; fill it or drop the row'
         )
     for name in fields:
-      if len(got[name]) > most[name]:
+      if len(values[name]) > limits[name]:
         raise ValueError(
-          f'{where}: {columns[name]!r} has {len(got[name])} characters, task.{name}_max='
-          f'{most[name]}; shorten it or raise task.{name}_max'
+          f'{place}: {columns[name]!r} has {len(values[name])} characters, '
+          f'task.{name}_max={limits[name]}; shorten it or raise task.{name}_max'
         )
-      strange = set(got[name]) - set(s.characters) if s.characters else set()
-      if strange:
+      unknown = set(values[name]) - set(s.characters) if s.characters else set()
+      if unknown:
         raise ValueError(
-          f'{where}: {min(strange)!r} in {columns[name]!r} is not in task.characters; '
+          f'{place}: {min(unknown)!r} in {columns[name]!r} is not in task.characters; '
           'add it there, or leave task.characters empty'
         )
-    if s.split and got['split'] not in NAMES:
+    if s.split and values['split'] not in NAMES:
       raise ValueError(
-        f'{where}: {s.split!r} is {got["split"]!r}, not one of {", ".join(NAMES)}'
+        f'{place}: {s.split!r} is {values["split"]!r}, not one of {", ".join(NAMES)}'
       )
     count += 1
-    texts = tuple(got[name] for name in fields)
-    yield Line(number, got['instruction'], got.get('split', ''), texts)
+    texts = tuple(values[name] for name in fields)
+    yield Line(number, values['instruction'], values.get('split', ''), texts)
   if not count:
     raise ValueError(f'{s.path} has no rows')
 
 
-def _word(value) -> str:
-  return '' if value is None else str(value)
-
-
-def _records(path: str, content: str):
+def _records(path: str, content: str) -> Iterator[tuple[int, dict]]:
   """(line number, column -> value) of each row."""
   if path.endswith(JSON):
     for number, text in enumerate(content.split('\n'), start=1):
@@ -155,31 +153,31 @@ def _records(path: str, content: str):
       yield reader.line_num, row
 
 
-def _check_instruction(s: TableSettings, own: list[Line]) -> None:
-  """Enough rows, in one split."""
-  first = own[0]
-  for line in own:
+def _check_instruction(s: TableSettings, lines: list[Line]) -> None:
+  """Raise ValueError if the rows of an instruction are too few or of several splits."""
+  first = lines[0]
+  for line in lines:
     if line.split != first.split:
       raise ValueError(
         f'{s.path}, line {line.number}: instruction {line.id!r} is {line.split}, but '
         f'{first.split} in line {first.number}; an instruction is in one split'
       )
   least = s.least_rows if first.split in ('', 'train') else 1
-  if len(own) < least:
+  if len(lines) < least:
     raise ValueError(
-      f'{s.path}, line {first.number}: instruction {first.id!r} has {len(own)} rows, '
+      f'{s.path}, line {first.number}: instruction {first.id!r} has {len(lines)} rows, '
       f'task.least_rows={least}; add rows or drop it'
     )
 
 
 def _check_shared(s: TableSettings, by_id: dict[str, list[Line]]) -> None:
-  """No text of one instruction may stand in another that can be held out from it."""
-  owner: dict[str, Line] = {}
-  for own in by_id.values():
-    for line in own:
-      other = owner.setdefault(normalised(line.texts[0]), line)
-      apart = not s.split or other.split != line.split
-      if other.id != line.id and apart:
+  """Raise ValueError if instructions that may be in different parts share a prompt."""
+  first_with: dict[str, Line] = {}
+  for lines in by_id.values():
+    for line in lines:
+      other = first_with.setdefault(normalised(line.texts[0]), line)
+      separable = not s.split or other.split != line.split
+      if other.id != line.id and separable:
         raise ValueError(
           f'{s.path}, line {line.number}: the prompt of line {other.number} again, under '
           f'another instruction ({line.id!r}, {other.id!r}); give both one instruction '
@@ -187,32 +185,37 @@ def _check_shared(s: TableSettings, by_id: dict[str, list[Line]]) -> None:
         )
 
 
-def _pack(s: TableSettings, by_id: dict[str, list[Line]], fields) -> Text:
-  parts = {
-    name: [own for own in by_id.values() if own[0].split == name] for name in NAMES
-  }
-  order = sorted(by_id.values(), key=lambda own: own[0].id)
+def _pack(
+  s: TableSettings, by_id: dict[str, list[Line]], fields: tuple[str, ...]
+) -> Text:
+  """The arrays of a table that passed all checks."""
+  instructions = sorted(by_id.values(), key=lambda lines: lines[0].id)
+  parts = None
   if s.split:
-    order = [own for name in NAMES for own in order if own[0].split == name]
-  # A row's place does not depend on the file's order, which may be sorted by answer.
-  rows = [line for own in order for line in sorted(own, key=_shuffled)]
-  found = sorted({c for line in rows for text in line.texts for c in text})
-  symbols = s.characters or ''.join(found)
+    instructions.sort(key=lambda lines: NAMES.index(lines[0].split))  # stable
+    splits = [lines[0].split for lines in instructions]
+    parts = tuple(splits.count(name) for name in NAMES)
+  # The order of rows must not depend on the file's, which may be sorted by answer.
+  rows = [line for lines in instructions for line in sorted(lines, key=_text_hash)]
+  all_text = ''.join(text for line in rows for text in line.texts)
+  symbols = s.characters or ''.join(sorted(set(all_text)))
   letter = {c: n for n, c in enumerate(symbols)}
-  whole = ''.join(text for line in rows for text in line.texts)
   length_RF = np.array([[len(text) for text in line.texts] for line in rows], np.int32)
   ends = np.cumsum(length_RF.ravel()).reshape(length_RF.shape)
-  count_I = np.array([len(own) for own in order], np.int32)
+  count_I = np.array([len(lines) for lines in instructions], np.int32)
   kept_I = np.maximum(1, count_I // KEPT)
   trained_I = np.where(count_I > 1, count_I - kept_I, count_I)
   return Text(
     fields=fields,
     symbols=symbols,
     longest={n: int(length_RF[:, f].max()) for f, n in enumerate(fields)},
-    ids=tuple(own[0].id for own in order),
-    shown={own[0].id: {normalised(line.texts[0]) for line in own} for own in order},
-    parts=tuple(len(parts[name]) for name in NAMES) if s.split else None,
-    letters_C=np.array([letter[c] for c in whole], np.uint16),
+    ids=tuple(lines[0].id for lines in instructions),
+    shown={
+      lines[0].id: {normalised(line.texts[0]) for line in lines}
+      for lines in instructions
+    },
+    parts=parts,
+    letters_C=np.array([letter[c] for c in all_text], np.uint16),
     at_RF=(ends - length_RF).astype(np.int32),
     length_RF=length_RF,
     first_I=(np.cumsum(count_I) - count_I).astype(np.int32),
@@ -221,5 +224,5 @@ def _pack(s: TableSettings, by_id: dict[str, list[Line]], fields) -> Text:
   )
 
 
-def _shuffled(line: Line) -> bytes:
+def _text_hash(line: Line) -> bytes:
   return hashlib.sha256('\0'.join(line.texts).encode()).digest()

@@ -1,13 +1,13 @@
 """Rules of algebra: pairs of expression templates, and the split into parts.
 
 Two templates are of one class if they are equal up to renaming of slots and
-commutation of + and *. Classes are enumerated once on the host; a keyed bijection
-cuts them into train, dev and test. So no side of a held-out rule is of the class of
-a training side, whichever side that is. (Only-IF, section 3.)
+commutation of + and *. Classes are enumerated once on the host, permuted by a keyed
+bijection and cut into train, dev and test. So no side of a held-out rule, left or
+right, is of the class of a side of a training rule. (Only-IF, section 3.)
 
-'random': both sides are any templates of two operators over the slots A and B, so
-they need not be equal and there are tens of thousands. 'identities': the true
-equations of identities.txt, of which no two share a class.
+'random': both sides are any templates of two operators over the slots A and B. They
+need not be equal as expressions, and there are tens of thousands. 'identities': the
+true equations of identities.txt, no two of which share a class.
 """
 
 import dataclasses
@@ -31,39 +31,34 @@ RELATION = (
   'no side of a held-out rule equals a side of a training rule up to renaming of '
   'slots, commutation of + and *, and swap of sides'
 )
-LEAST = 9  # ((A+B)*A): the length of a random template without functions
+MIN_LENGTH = 9  # ((A+B)*A): the length of a random template without functions
 IN_DOMAIN = 'in_domain'  # the cell of the training rules with index < specialist
-CHUNK = 4096
+CHUNK = 4096  # rules made in one call
 # Digits of a random template's number: whether the inner operator is on the right;
-# outer and inner operator; slots of the inner leaves (AB, BA, BB or, with one slot,
-# AA; the outer leaf is A); the functions of outer and inner operator, inner leaves and
-# outer leaf.
+# outer and inner operator; slots of the inner leaves p and q (AB, BA, BB or, with one
+# slot, AA; the outer leaf is A); the functions of the outer operator, the inner
+# operator, p, q and the outer leaf.
 _RADIX = (2, 5, 5, 4, 7, 7, 7, 7, 7)
-_LEAVES = np.array(
-  [[0, 1, 0], [1, 0, 0], [1, 1, 0], [0, 0, 0]], np.int32
-)  # p, q, outer
+_LEAVES = np.array([[0, 1, 0], [1, 0, 0], [1, 1, 0], [0, 0, 0]], np.int32)  # p q outer
 _ONE_SLOT = 3
 _COMMUTES = np.array([c in COMMUTATIVE for c in OPERATORS])
 
 
 class Equation(NamedTuple):
-  """A rule: rewrite the left side to the right side; letters, 0 beyond the length.
-
-  in_domain: 1 for training rules with an index below `specialist`.
-  """
+  """A rule: rewrite the left side to the right side; zero beyond their lengths."""
 
   lhs_P: jax.Array
   lhs_len: jax.Array
   rhs_Q: jax.Array
   rhs_len: jax.Array
-  in_domain: jax.Array
+  in_domain: jax.Array  # 1 for training rules with an index below `specialist`
 
 
 @dataclasses.dataclass(frozen=True)
 class EquationSpace:
-  """Every rule of a source.
+  """The rules of a source.
 
-  functions: the most in one random template; slots: the different ones in it, 1 or 2.
+  functions: the most in a random template. slots: its number of different slots.
   """
 
   source: str = 'random'
@@ -75,7 +70,7 @@ class EquationSpace:
 
   @property
   def description(self) -> str:
-    """The rules in words."""
+    """The rules in words, for error messages."""
     if self.source == 'random':
       slots = f'{self.slots} slot{"s" * (self.slots > 1)}'
       return f'random templates of {slots} with at most {self.functions} functions'
@@ -83,7 +78,7 @@ class EquationSpace:
 
   @property
   def classes(self) -> int:
-    """Classes of templates ('random') or equations ('identities') in all parts."""
+    """The number of classes ('random') or equations ('identities') of all parts."""
     return len(self._numbers if self._random else identities())
 
   @property
@@ -102,26 +97,26 @@ class EquationSpace:
     return cuts[part], cuts[part + 1]
 
   def capacity(self, part: Part = Part.TRAIN, setting: Any = None) -> int:
-    """Distinct rules of a part; distinct='pairs' lets sides come again."""
+    """The number of distinct rules; with distinct='pairs' their sides recur."""
     low, high = self.interval(part)
     return self.pair_capacity(part) if self.distinct == 'pairs' else high - low
 
   def pair_capacity(self, part: Part = Part.TRAIN) -> int:
-    """How far `rule` may be indexed: ordered pairs of two classes."""
+    """The number of indices that `rule` accepts: ordered pairs of two classes."""
     low, high = self.interval(part)
     n = high - low
-    return min(n * (n - 1), 2**31 - 2**16) if self._random else n
+    return min(n * (n - 1), keys.MAX_SIZE) if self._random else n
 
   def rule(self, seed, part: Part, i, setting: Any = None) -> Equation:
-    """Rule i of a part; the first `capacity` ones have pairwise distinct classes."""
+    """Rule i of a part; up to the number of classes, no side recurs on its side."""
     i = jnp.asarray(i, jnp.int32)
     specialist = 2**31 - 1 if setting is None else setting['specialist']
-    inside = (i < specialist) if part == Part.TRAIN else jnp.bool_(False)
-    make = self._random_sides if self._random else self._identity_sides
-    return Equation(*make(seed, part, i), inside.astype(jnp.int32))
+    in_domain = (i < specialist) if part == Part.TRAIN else jnp.bool_(False)
+    make_sides = self._random_sides if self._random else self._identity_sides
+    return Equation(*make_sides(seed, part, i), in_domain.astype(jnp.int32))
 
   def cell_rule(self, seed, part: Part, cell: str, i, instructions, setting=None):
-    """Rule i of a cell, and whether it exists; '' has the part's own rules."""
+    """Rule i of a cell, and whether it exists; '' has the rules of the part."""
     if cell not in ('', IN_DOMAIN):
       raise ValueError(f"unknown cell {cell!r}; '' or {IN_DOMAIN!r}")
     if not cell:
@@ -130,7 +125,7 @@ class EquationSpace:
     return self.rule(seed, Part.TRAIN, i % count, setting), jnp.bool_(True)
 
   def lend(self, rule: Equation, other: Equation) -> Equation:
-    """The rule with the other rule's right side."""
+    """The rule with the right side of another."""
     return rule._replace(rhs_Q=other.rhs_Q, rhs_len=other.rhs_len)
 
   def _index(self, seed, part, i):
@@ -147,15 +142,15 @@ class EquationSpace:
     low, high = self.interval(part)
     n = high - low
     key = keys.key(seed, Purpose.RULE_PAIRS, int(part))
-    # A rotation seen through a bijection: no class is paired with itself.
-    place = keys.permute(key, i % n, n)
-    pair_2 = jnp.stack([i % n, keys.unpermute(key, (place + 1 + i // n) % n, n)])
+    # A rotation conjugated by a bijection: no class is paired with itself.
+    image = keys.permute(key, i % n, n)
+    pair_2 = jnp.stack([i % n, keys.unpermute(key, (image + 1 + i // n) % n, n)])
     numbers = jnp.asarray(self._numbers)
     bits_2 = self._bits(seed, part, i, 2)
 
     def side(i_class, bits):
       number = numbers[self._index(seed, part, i_class)]
-      return expressions.write(_surface(number, bits), LEAST + self.functions)
+      return expressions.write(_template(number, bits), MIN_LENGTH + self.functions)
 
     letters_2P, length_2 = jax.vmap(side)(pair_2, bits_2)
     return letters_2P[0], length_2[0], letters_2P[1], length_2[1]
@@ -163,62 +158,65 @@ class EquationSpace:
   def _identity_sides(self, seed, part, i):
     letters_I2P, length_I2 = _identity_table()
     index = self._index(seed, part, i % self.pair_capacity(part))
-    turned = (self._bits(seed, part, i, 1)[0] & 1).astype(jnp.int32)
+    left = (self._bits(seed, part, i, 1)[0] & 1).astype(jnp.int32)  # side of equation
+    right = 1 - left
     sides_2P = jnp.asarray(letters_I2P)[index]
     length_2 = jnp.asarray(length_I2)[index]
-    left, right = turned, 1 - turned
     return sides_2P[left], length_2[left], sides_2P[right], length_2[right]
 
   def certify(self, seed: int, instructions: int, held_out: int, setting=None) -> dict:
     """Counts, collisions of classes, capacities and hashes; see `contract.Space`."""
     report: dict = {'rules_seed': seed, 'relation': RELATION, 'parts': {}}
-    seen: dict[Part, set[str]] = {}
+    classes: dict[Part, set[str]] = {}
     for part in Part:
-      wanted = instructions if part == Part.TRAIN else held_out
-      pairs = self.texts(seed, part, min(wanted, self.capacity(part)))
-      sides = [tuple(map(canonical, pair)) for pair in pairs]
-      seen[part] = {side for pair in sides for side in pair}
-      listing = '\n'.join('='.join(pair) for pair in pairs)
+      count = instructions if part == Part.TRAIN else held_out
+      rules = self.texts(seed, part, min(count, self.capacity(part)))
+      pairs = [(canonical(lhs), canonical(rhs)) for lhs, rhs in rules]
+      classes[part] = {side for pair in pairs for side in pair}
+      listing = '\n'.join('='.join(rule) for rule in rules)
       report['parts'][part.name.lower()] = {
-        'rules': len(pairs),
-        'distinct_x': len({x for x, _ in sides}),
-        'distinct_y': len({y for _, y in sides}),
-        'distinct_pairs': len(set(sides)),
-        'x_equal_y': sum(x == y for x, y in sides),
+        'rules': len(rules),
+        'distinct_x': len({x for x, _ in pairs}),
+        'distinct_y': len({y for _, y in pairs}),
+        'distinct_pairs': len(set(pairs)),
+        'x_equal_y': sum(x == y for x, y in pairs),
         'capacity': self.capacity(part),
         'sha256': hashlib.sha256(listing.encode()).hexdigest(),
       }
     report['collisions'] = {
-      f'{a.name.lower()}-{b.name.lower()}': len(seen[a] & seen[b])
+      f'{a.name.lower()}-{b.name.lower()}': len(classes[a] & classes[b])
       for a, b in itertools.combinations(Part, 2)
     }
     return report
 
   def texts(self, seed: int, part: Part, count: int) -> list[tuple[str, str]]:
-    """The first rules of a part as text, (left side, right side)."""
-    program, out = _program(self, part), []
+    """The first rules of a part as text: (left side, right side)."""
+    make_rules, texts = _rule_maker(self, part), []
     for start in range(0, count, CHUNK):
-      made = jax.device_get(program(jnp.int32(seed), jnp.int32(start)))
+      rules = jax.device_get(make_rules(jnp.int32(seed), jnp.int32(start)))
       for b in range(min(CHUNK, count - start)):
-        lhs, rhs = made.lhs_P[b, : made.lhs_len[b]], made.rhs_Q[b, : made.rhs_len[b]]
-        out.append((expressions.decode(lhs), expressions.decode(rhs)))
-    return out
+        lhs = rules.lhs_P[b, : rules.lhs_len[b]]
+        rhs = rules.rhs_Q[b, : rules.rhs_len[b]]
+        texts.append((expressions.decode(lhs), expressions.decode(rhs)))
+    return texts
 
 
 def sizes(source: str, functions: int) -> list[tuple[int, int, int, int]]:
-  """Length and slots of the left, then of the right side of the longest rules."""
+  """(length of lhs, slots in lhs, length of rhs, slots in rhs) of the longest rules."""
   if source == 'random':
-    return [(LEAST + functions, 3, LEAST + functions, 3)]
-  return [(len(a), _slots(a), len(b), _slots(b)) for a, b in identities()]
+    return [(MIN_LENGTH + functions, 3, MIN_LENGTH + functions, 3)]
+  return [
+    (len(lhs), _slots_in(lhs), len(rhs), _slots_in(rhs)) for lhs, rhs in identities()
+  ]
 
 
-def _slots(text: str) -> int:
+def _slots_in(text: str) -> int:
   return sum(c in expressions.SLOTS for c in text)
 
 
 @functools.cache
-def _program(space: EquationSpace, part: Part):
-  """(seed, start) -> CHUNK rules; one compile serves every seed."""
+def _rule_maker(space: EquationSpace, part: Part):
+  """The compiled (seed, start) -> CHUNK rules; one compile serves every seed."""
   limit = space.pair_capacity(part)
 
   def rules(seed, start):
@@ -230,14 +228,14 @@ def _program(space: EquationSpace, part: Part):
 
 @functools.cache
 def random_classes(functions: int, slots: int = 2) -> np.ndarray:
-  """The number of one template of each class with at most so many functions.
+  """The number of the normal form of each class with at most `functions` functions.
 
-  A class has one normal form: with a commutative outer operator the inner one is on
-  the left; the outer leaf is A; a commutative inner operator has AB, not BA, and equal
-  leaves with the functions in order.
+  In the normal form the outer leaf is A. If the outer operator is commutative, the
+  inner one is on the left. If the inner operator is commutative, its leaves are AB, not
+  BA, and the functions of equal leaves are in order.
   """
-  fs = [f for f in itertools.product(range(7), repeat=5) if 5 - f.count(0) <= functions]
-  f_F5 = np.array(fs, np.int32)
+  choices = itertools.product(range(7), repeat=5)  # of functions, 0 being none
+  f_F5 = np.array([f for f in choices if 5 - f.count(0) <= functions], np.int32)
   heads = np.array(list(itertools.product(*map(range, _RADIX[:4]))), np.int32)
   right, outer, inner, leaves = heads.T
   heads = heads[
@@ -248,15 +246,15 @@ def random_classes(functions: int, slots: int = 2) -> np.ndarray:
   digits = np.concatenate(
     [np.repeat(heads, len(f_F5), 0), np.tile(f_F5, (len(heads), 1))], 1
   )
-  both = _COMMUTES[digits[:, 2]] & (digits[:, 3] >= 2)
-  digits = digits[~both | (digits[:, 6] <= digits[:, 7])]
+  interchangeable = _COMMUTES[digits[:, 2]] & (digits[:, 3] >= 2)  # equal inner leaves
+  digits = digits[~interchangeable | (digits[:, 6] <= digits[:, 7])]
   return np.asarray(np.ravel_multi_index(tuple(digits.T), _RADIX), np.int32)
 
 
-def _surface(number, bits) -> Tree:
-  """One of a class's templates: commuted and renamed by three bits.
+def _template(number, bits) -> Tree:
+  """A template of the class of a normal form, commuted and renamed by three bits.
 
-  A single slot is A on both sides: renamed apart, the sides would share no slot.
+  A single slot stays A: renamed differently, the two sides would share no slot.
   """
   digits = []
   for base in reversed(_RADIX):
@@ -271,11 +269,11 @@ def _surface(number, bits) -> Tree:
   p, q = jnp.stack([slot_3[0], f_p]), jnp.stack([slot_3[1], f_q])
   p, q = jnp.where(swap, q, p), jnp.where(swap, p, q)
   none = jnp.zeros_like(right)
-  # The heap: outer operator, its two children, the children of each of these. The
-  # two nodes below the leaf are not written.
+  # The heap: the outer operator, its two children, and the children of both. The two
+  # nodes below the outer leaf are not written.
   slots = [none, slot_3[2], slot_3[2], p[0], q[0], p[0], q[0]]
-  functions = [f_outer, *_pair(right, f_inner, f_leaf), p[1], q[1], p[1], q[1]]
-  operators = [outer, *_pair(right, inner, none - 1), *[none - 1] * 4]
+  functions = [f_outer, *_children(right, f_inner, f_leaf), p[1], q[1], p[1], q[1]]
+  operators = [outer, *_children(right, inner, none - 1), *[none - 1] * 4]
   return Tree(
     jnp.stack(functions) - 1,
     jnp.stack(operators),
@@ -283,14 +281,14 @@ def _surface(number, bits) -> Tree:
   )
 
 
-def _pair(right, inner, leaf):
-  """Left and right child of the outer operator."""
+def _children(right, inner, leaf):
+  """(left, right) child of the outer operator; right: whether inner is on the right."""
   return jnp.where(right == 0, inner, leaf), jnp.where(right == 0, leaf, inner)
 
 
 @functools.cache
 def identities() -> tuple[tuple[str, str], ...]:
-  """The equations of identities.txt."""
+  """The equations (lhs, rhs) of identities.txt."""
   file = importlib.resources.files('onlyif_jax.tasks') / 'identities.txt'
   lines = [line.strip() for line in file.read_text().splitlines()]
   pairs = [line.split(' = ') for line in lines if line and line[0] != '#']
@@ -299,7 +297,7 @@ def identities() -> tuple[tuple[str, str], ...]:
 
 @functools.cache
 def _identity_table():
-  """The equations as (letters, lengths)."""
+  """The letters [I, 2, P] and lengths [I, 2] of the equations' sides."""
   width = max(len(side) for pair in identities() for side in pair)
   letters_I2P = np.zeros((len(identities()), 2, width), np.int32)
   length_I2 = np.zeros((len(identities()), 2), np.int32)
@@ -312,23 +310,23 @@ def _identity_table():
 
 @functools.cache
 def canonical(text: str) -> str:
-  """The class of a template: the least text among all renamings, sorted.
+  """The class of a template, as its least text among all renamings, commuted.
 
   >>> canonical('(B*(sA+B))') == canonical('((A+sB)*A)')
   True
   """
   tree = expressions.parse(text, slots=True)
   names = sorted(set(text) & set(expressions.SLOTS))
-  renamings = itertools.permutations(expressions.SLOTS[: len(names)])
-  return min(_sorted_text(tree, dict(zip(names, r, strict=True))) for r in renamings)
+  new_names = itertools.permutations(expressions.SLOTS[: len(names)])
+  return min(_sorted_text(tree, dict(zip(names, n, strict=True))) for n in new_names)
 
 
-def _sorted_text(tree, names) -> str:
-  """A tree as text, with the operands of + and * in order."""
+def _sorted_text(tree, names: dict[str, str]) -> str:
+  """A tree as text, with slots renamed and the operands of + and * in order."""
   if isinstance(tree, str):
     return names.get(tree, tree)
-  head, *below = tree
-  texts = [_sorted_text(t, names) for t in below]
+  head, *arguments = tree
+  texts = [_sorted_text(argument, names) for argument in arguments]
   if head in FUNCTIONS:
     return head + texts[0]
   left, right = sorted(texts) if head in COMMUTATIVE else texts

@@ -1,10 +1,12 @@
-"""Lifts a function of one member over a stack of members.
+"""Lift a function of one member to a stack of members, which never communicate.
 
-Members never communicate. 'map' runs them in turn inside one program, and each
-is bit-equal to the run alone; 'vmap' batches them, which small models need on
-an accelerator, and agrees within rounding; 'serial' is a host loop over one
-member's program, the yardstick for the other two.
+Modes: 'map' runs the members in turn in one program; each is bit-equal to a run on
+its own. 'vmap' batches them, which small models on an accelerator need, and agrees
+within rounding. 'serial' is a host loop over the program of one member, the baseline
+of the other two.
 """
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -12,17 +14,22 @@ import jax.numpy as jnp
 MODES = ('map', 'vmap', 'serial')
 
 
-def lift(function, mode: str):
-  """function(member's tree, *shared) -> the same over a leading axis M of the tree."""
-  if mode == 'vmap':
-    return lambda tree, *shared: jax.vmap(lambda one: function(one, *shared))(tree)
-  if mode == 'map':
-    return lambda tree, *shared: jax.lax.map(lambda one: function(one, *shared), tree)
-  raise ValueError(f'mode {mode!r} is not lifted inside a program')
+def lift(function: Callable, mode: str) -> Callable:
+  """Lift function(member's tree, *shared) to trees with a leading axis M."""
+  if mode not in ('map', 'vmap'):
+    raise ValueError(f'mode {mode!r} is not lifted inside a program')
+
+  def lifted(trees, *shared):
+    def of_one(tree):
+      return function(tree, *shared)
+
+    return jax.vmap(of_one)(trees) if mode == 'vmap' else jax.lax.map(of_one, trees)
+
+  return lifted
 
 
 def stack(trees):
-  """A list of equal trees -> one tree with a leading axis M."""
+  """One tree with a leading axis M from a list of trees of equal structure."""
   return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 

@@ -1,4 +1,4 @@
-"""Optimisers with a traced peak rate, from optax parts."""
+"""Optimisers whose peak learning rate may be traced, built from optax."""
 
 import jax
 import optax
@@ -6,8 +6,8 @@ import optax
 from onlyif_jax.config import OptimConfig
 
 
-def schedule(config: OptimConfig, steps: int):
-  """step -> fraction of the peak rate: linear warm-up, then linear to zero."""
+def schedule(config: OptimConfig, steps: int) -> optax.Schedule:
+  """step -> fraction of the peak rate: linear warm-up, then linear to 0 or constant."""
   warmup = max(1, round(config.warmup * steps)) if config.warmup else 0
   decay = optax.schedules.linear_schedule(1.0, 0.0, max(1, steps - warmup))
   if config.schedule == 'constant':
@@ -18,14 +18,14 @@ def schedule(config: OptimConfig, steps: int):
   return optax.schedules.join_schedules([rise, decay], [warmup])
 
 
-def optimizer(config: OptimConfig, steps: int, peak):
-  """The gradient transformation for a peak rate that may be traced."""
+def optimizer(config: OptimConfig, steps: int, peak) -> optax.GradientTransformation:
+  """The optimiser for a peak learning rate that may be traced."""
   fraction = schedule(config, steps)
   return transform(config, lambda count: peak * fraction(count))
 
 
-def transform(config: OptimConfig, rate):
-  """The gradient transformation at a rate; rate: count of updates -> learning rate."""
+def transform(config: OptimConfig, rate) -> optax.GradientTransformation:
+  """The optimiser for a schedule `rate`: number of updates -> learning rate."""
   if config.name == 'adamw':
     main = optax.adamw(
       rate,
@@ -55,12 +55,12 @@ def is_matrix(params):
 
 
 def muon_matrices(params):
-  """Muon's leaves: the kernels inside the layers; the rest goes to Adam."""
+  """Which leaves Muon updates: the kernels inside the layers; Adam has the rest."""
 
   def choose(path, leaf):
     names = [str(getattr(k, 'key', k)) for k in path]
-    inside = 'blocks' in names or 'layers' in names
-    inner = inside and names[-1] == 'kernel' and leaf.ndim == 2
-    return optax.contrib.MuonDimensionNumbers() if inner else None
+    in_layer = 'blocks' in names or 'layers' in names
+    is_kernel = in_layer and names[-1] == 'kernel' and leaf.ndim == 2
+    return optax.contrib.MuonDimensionNumbers() if is_kernel else None
 
   return jax.tree_util.tree_map_with_path(choose, params)

@@ -1,7 +1,7 @@
-"""The mesh (member, data), and a stack's programs on it.
+"""The device mesh (member, data), and the compiled programs of a stack on it.
 
 Members are split along 'member' and never communicate; a batch is split along
-'data', where gradients are summed. Axes are of type Auto.
+'data', over which gradients are summed. Axes are of type Auto.
 """
 
 import dataclasses
@@ -18,16 +18,16 @@ from onlyif_jax.training import ensemble
 from onlyif_jax.training.step import Trainer
 
 
-def make_mesh(member: int, data: int = 1, devices=None):
-  """A mesh of member x data devices, as many of each process."""
+def make_mesh(member: int, data: int = 1, devices=None) -> jax.sharding.Mesh:
+  """A mesh of member x data devices, the same number from each process."""
   devices = jax.devices() if devices is None else devices
   if member * data > len(devices):
     raise ConfigError(
       f'stack.member_devices={member} x stack.data_devices={data} needs '
       f'{member * data} devices; there are {len(devices)}. Lower one of them'
     )
-  each, rest = divmod(member * data, jax.process_count())
-  if rest:
+  per_process, remainder = divmod(member * data, jax.process_count())
+  if remainder:
     raise ConfigError(
       f'stack.member_devices={member} x stack.data_devices={data} cannot be divided '
       f'among {jax.process_count()} processes, which all must have a part'
@@ -39,7 +39,7 @@ def make_mesh(member: int, data: int = 1, devices=None):
     (member, data),
     ('member', 'data'),
     axis_types=(AxisType.Auto, AxisType.Auto),
-    devices=[device for own in by_process.values() for device in own[:each]],
+    devices=[d for local in by_process.values() for d in local[:per_process]],
   )
 
 
@@ -53,12 +53,12 @@ class StackProgram:
 
   @property
   def sharding(self):
-    """Where a stacked tree lives: members along 'member', the rest replicated."""
+    """The sharding of a stacked tree: members along 'member', the rest replicated."""
     return NamedSharding(self.mesh, P('member'))
 
   @functools.cached_property
   def init(self):
-    """members -> state."""
+    """The compiled function members -> state."""
     lifted = ensemble.lift(self.trainer.init, 'map')
     return jax.jit(lifted, out_shardings=self.sharding)
 
@@ -66,15 +66,15 @@ class StackProgram:
   def train(self):
     """(members, state, n) -> (state, (loss sum, answer tokens, failed), each [M]).
 
-    Runs n steps (traced, so every chunk length is the same program); the state
-    is donated. failed: the step at which a member stopped being finite, or -1.
+    Runs n steps; n is traced, so that one program serves every chunk length. The
+    state is donated. failed: the step at which a member became non-finite, or -1.
     """
     if self.mode == 'serial':
       return self._train_serially
     return self._train_program(self.mode)
 
   def _train_program(self, mode):
-    chunk = ensemble.lift(lambda one, n: self._chunk(one[0], one[1], n), mode)
+    chunk = ensemble.lift(lambda pair, n: self._chunk(pair[0], pair[1], n), mode)
     sharded = jax.shard_map(
       lambda members, state, n: chunk((members, state), n),
       mesh=self.mesh,
@@ -88,30 +88,39 @@ class StackProgram:
     return jax.jit(self._chunk, donate_argnums=1)
 
   def _train_serially(self, members, state, n):
-    outs = []
+    results = []
     for m in range(ensemble.size(members)):
-      one = ensemble.unstack(members, m), ensemble.unstack(state, m)
-      outs.append(self._train_one(*one, n))
-    return jax.device_put(ensemble.stack(outs), self.sharding)
+      member, member_state = ensemble.unstack(members, m), ensemble.unstack(state, m)
+      results.append(self._train_one(member, member_state, n))
+    return jax.device_put(ensemble.stack(results), self.sharding)
 
   def _chunk(self, member, state, n):
-    """n steps of one member on this device's share of the batch."""
-    parts = self.mesh.shape['data']
-    shard = (lax.axis_index('data') if parts > 1 else 0, parts)
-
-    def vary(tree):
-      # Without this the gradient of replicated parameters is summed twice.
-      return jax.tree.map(lambda v: lax.pcast(v, 'data', to='varying'), tree)
-
-    over_data = {'reduce': lambda tree: lax.psum(tree, 'data'), 'vary': vary}
+    """n steps of one member on this device's part of the batch."""
+    shards = self.mesh.shape['data']
+    shard, collectives = (0, 1), {}
+    if shards > 1:
+      shard = (lax.axis_index('data'), shards)
+      collectives = {'reduce': _sum_over_data, 'vary': _vary_over_data}
 
     def body(_, carry):
       state, (loss, count) = carry
-      more = over_data if parts > 1 else {}
-      state, (step_loss, step_count) = self.trainer.step(member, state, shard, **more)
+      state, (step_loss, step_count) = self.trainer.step(
+        member, state, shard, **collectives
+      )
       return state, (loss + step_loss, count + step_count)
 
-    # Sums start from the state so that they vary over the mesh as it does.
+    # Sums start from the state, so that they vary over the mesh as it does.
     zero = 0.0 * state['step'].astype(jnp.float32)
     state, (loss, count) = lax.fori_loop(0, n, body, (state, (zero, zero)))
+    # `+ 0` is for a buffer of its own: the state is donated to the next call.
     return state, (loss, count, state['failed'] + 0)
+
+
+def _sum_over_data(tree):
+  return lax.psum(tree, 'data')
+
+
+def _vary_over_data(tree):
+  # The gradient of replicated values is summed over the axis implicitly; with the
+  # psum of `_sum_over_data` it would be summed twice.
+  return jax.tree.map(lambda v: lax.pcast(v, 'data', to='varying'), tree)

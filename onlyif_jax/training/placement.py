@@ -1,9 +1,9 @@
-"""Where the weights and the batch of a large model live: rules on paths and shapes.
+"""Shardings of the weights and the batch of a large model, from paths and shapes.
 
 The mesh has three axes. 'data': copies of the model. 'fsdp': parts of every weight,
 gathered when they are used; the batch is split along it too. 'tensor': parts of a
-layer's columns (q, k, v, gate, up) or rows (o, down), as Megatron has them. Axes are
-of type Auto: the compiler puts in the communication.
+layer's columns (q, k, v, gate, up) or rows (o, down), as in Megatron. Axes are of
+type Auto: the compiler inserts the communication.
 """
 
 import jax
@@ -19,7 +19,7 @@ _ROWS = ('o_proj', 'down_proj')
 
 
 def make_mesh(devices: DevicesConfig, available=None) -> Mesh:
-  """The mesh of a config; ConfigError where there are too few devices."""
+  """The mesh of a config; raises ConfigError if there are too few devices."""
   available = jax.devices() if available is None else available
   shape = (devices.data, devices.fsdp, devices.tensor)
   if min(shape) < 1:
@@ -36,26 +36,26 @@ def make_mesh(devices: DevicesConfig, available=None) -> Mesh:
 
 
 def batch(mesh: Mesh) -> NamedSharding:
-  """Where a batch lives: its rows are split among copies and weight parts."""
+  """The sharding of a batch: its rows are split along 'data' and 'fsdp'."""
   return NamedSharding(mesh, P(('data', 'fsdp')))
 
 
 def weight(mesh: Mesh, path, shape) -> NamedSharding:
-  """Where an array of a model, of its quantised form or of its optimiser lives.
+  """The sharding of an array of a model, of its quantised form or of its optimiser.
 
-  path: as jax.tree_util gives it; shape: the array's. An axis that does not divide
-  its dimension is left out there.
+  path: as jax.tree_util gives it. A dimension that its axis does not divide is not
+  split.
   """
   return NamedSharding(mesh, P(*spec(dict(mesh.shape), path, shape)))
 
 
 def spec(sizes: dict[str, int], path, shape) -> tuple[str | None, ...]:
-  """The axis that splits each dimension of such an array; sizes: of the axes."""
-  own = _axes([str(getattr(k, 'key', getattr(k, 'name', k))) for k in path])
-  own = (*own, *[None] * len(shape))[: len(shape)]
+  """The axis that splits each dimension of an array; sizes: axis -> its size."""
+  axes = _axes([str(getattr(k, 'key', getattr(k, 'name', k))) for k in path])
+  axes = (*axes, *[None] * len(shape))[: len(shape)]
   return tuple(
-    name if name and size % sizes[name] == 0 else None
-    for name, size in zip(own, shape, strict=True)
+    axis if axis and size % sizes[axis] == 0 else None
+    for axis, size in zip(axes, shape, strict=True)
   )
 
 
@@ -67,7 +67,7 @@ def place(mesh: Mesh, tree):
 
 
 def _axes(names: list[str]) -> tuple[str | None, ...]:
-  """Axes of [in, out] (or [vocabulary, width]) by the names on the way to a leaf."""
+  """The axes of [in, out] (or [vocabulary, width]) from the names in a leaf's path."""
   if any(name.endswith('embedding') for name in names):
     return 'tensor', 'fsdp'
   columns = any(name in _COLUMNS for name in names)

@@ -1,7 +1,7 @@
-"""One training step of one member: pure, without files, devices or loops.
+"""One training step of one member: a pure function that knows no files or devices.
 
-`reduce` and `vary` are the identity here; `parallel` passes a psum and a pcast
-when a batch is spread over devices.
+`reduce` and `vary` default to the identity; `parallel` passes a psum and a pcast
+when the batch is spread over devices.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from onlyif_jax.keys import Purpose
 from onlyif_jax.models.gpt2 import GPT2, GPT2Config
 from onlyif_jax.training import optim
 
-State = dict[str, Any]  # 'params', 'opt', 'step' (int32), 'failed' (int32, -1: no)
+State = dict[str, Any]  # 'params', 'opt', 'step' (int32), 'failed' (step, int32, or -1)
 
 
 def _identity(tree):
@@ -28,12 +28,12 @@ def _identity(tree):
 
 @dataclasses.dataclass(frozen=True)
 class Trainer:
-  """What is static in a stack's training: data, model and optimiser."""
+  """The static part of training, shared by all members: data, model and optimiser."""
 
   data: Data
   model: GPT2Config
   optim: OptimConfig
-  micro_batches: int = 1  # parts of a batch computed in turn, to need less memory
+  micro_batches: int = 1  # parts of a batch computed in turn, to save memory
 
   @property
   def graphdef(self):
@@ -56,36 +56,40 @@ class Trainer:
   def step(
     self, member: Member, state: State, shard=(0, 1), reduce=_identity, vary=_identity
   ):
-    """One update: (state, (loss sum, answer tokens)).
+    """One update: (state, (loss sum in nats, answer tokens)).
 
-    shard = (which, of how many) equal parts of the batch to compute here. A
-    step that is not finite changes nothing and is recorded in 'failed'; so are
-    all later ones.
+    shard: (index, number) of the equal part of the batch that is computed here. The
+    first step with a non-finite loss or gradient is recorded in 'failed'; from then
+    on parameters and optimiser state stay as they are.
     """
-    share = self.data.plan.batch_size // shard[1]
-    size = share // self.micro_batches
+    index, shards = shard
+    shard_size = self.data.plan.batch_size // shards
+    micro_size = shard_size // self.micro_batches
     params = vary(state['params'])
 
-    def part(n):
-      row_B = shard[0] * share + n * size + jnp.arange(size, dtype=jnp.int32)
+    def micro_batch(n):
+      row_B = index * shard_size + n * micro_size
+      row_B = row_B + jnp.arange(micro_size, dtype=jnp.int32)
       return self._gradients(member, params, state['step'], row_B)
 
+    def accumulate(n, sums):
+      return jax.tree.map(jnp.add, sums, micro_batch(n))
+
     if self.micro_batches == 1:
-      sums = part(0)
+      sums = micro_batch(0)
     else:  # zeros made from the data, so that they vary over the mesh as it does
       zero = vary(0 * member.learning_rate)
-      start = zero, zero, jax.tree.map(lambda p: 0 * p, params)
-      sums = jax.lax.fori_loop(
-        0, self.micro_batches, lambda n, v: jax.tree.map(jnp.add, v, part(n)), start
-      )
-    # The sum of losses is differentiated, so uneven shards weigh as they should.
+      zeros = zero, zero, jax.tree.map(lambda p: 0 * p, params)
+      sums = jax.lax.fori_loop(0, self.micro_batches, accumulate, zeros)
+    # Gradients are those of the sum of losses, so each token has the same weight
+    # however many tokens a shard holds.
     loss, count, grads = reduce(sums)
     grads = jax.tree.map(lambda g: g / count, grads)
     state = self._update(member, state, grads, loss)
     return state, (jnp.where(state['failed'] < 0, loss, 0.0), count)
 
   def _gradients(self, member: Member, params, step, row_B):
-    """(loss sum, answer tokens, gradient of the sum) of some rows of a step's batch."""
+    """(loss sum, answer tokens, gradient of the sum) of rows row_B of a step's batch."""
     batch = self.data.train_examples(member, step * self.data.plan.batch_size + row_B)
     key = None
     if self.model.dropout:
@@ -97,7 +101,7 @@ class Trainer:
     return loss, count, grads
 
   def loss(self, params, batch: Batch, key=None):
-    """(sum of answer losses in nats, number of answer tokens)."""
+    """(sum of the losses of answer tokens in nats, their number), both weighted."""
     model = nnx.merge(self.graphdef, params)
     logits_BAV: Any = model(batch.tokens_BL, answer_BA=batch.answer_BA, key=key)
     nll_BA = optax.losses.softmax_cross_entropy_with_integer_labels(
@@ -105,7 +109,8 @@ class Trainer:
     )
     return (nll_BA * batch.weights_BA).sum(), batch.weights_BA.sum()
 
-  def _update(self, member, state, grads, loss):
+  def _update(self, member: Member, state: State, grads, loss) -> State:
+    """The state after the optimiser's update, or a failed one."""
     updates, opt = self._optimizer(member).update(grads, state['opt'], state['params'])
     params = optax.apply_updates(state['params'], updates)
     finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(grads))
@@ -124,6 +129,6 @@ class Trainer:
 
 
 def graphdef(config: GPT2Config):
-  """The static part of a GPT-2, made without allocating its parameters."""
+  """The static part of a GPT-2, made without allocating parameters."""
   model = nnx.eval_shape(lambda: GPT2(config, rngs=nnx.Rngs(0)))
   return nnx.split(model, nnx.Param)[0]

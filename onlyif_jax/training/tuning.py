@@ -1,8 +1,8 @@
-"""One step of fine-tuning, pure: (state, frozen weights, batch) -> state and loss.
+"""One step of fine-tuning: a pure (state, frozen weights, batch) -> (state, loss).
 
 A batch is a dictionary of arrays [B, L]: tokens, weights (of the prediction of each
-token), segments and positions; see corpora.batching. The loss is the mean over all
-tokens with a weight, whatever the number of devices and of micro-batches.
+token), segments and positions; see corpora.batching. The loss is the weighted mean
+over all tokens, for any number of devices and micro-batches.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from onlyif_jax.training import optim
 
 
 def sums(model, batch):
-  """(losses, tokens predicted right, tokens), each summed by the batch's weights."""
+  """Weighted sums over the tokens: (losses in nats, correct predictions, weights)."""
   logits_BLV = model(
     batch['tokens'], positions_BL=batch['positions'], segments_BL=batch['segments']
   )[:, :-1]
@@ -30,15 +30,15 @@ def sums(model, batch):
   losses_BL = optax.losses.softmax_cross_entropy_with_integer_labels(
     logits_BLV, targets_BL
   )
-  right_BL = logits_BLV.argmax(-1) == targets_BL
-  return [(x * weights_BL).sum() for x in (losses_BL, right_BL, weights_BL >= 0)]
+  correct_BL = logits_BLV.argmax(-1) == targets_BL
+  return [(x * weights_BL).sum() for x in (losses_BL, correct_BL, weights_BL >= 0)]
 
 
 @dataclasses.dataclass(frozen=True)
 class TuneStep:
-  """The update of the trained weights, of runs of any length and any seed.
+  """The update of the trained weights.
 
-  What differs between the rows of a table is an argument: they share one program.
+  What differs between runs (rate, seed) is an argument, so that they share a program.
   """
 
   optim: OptimConfig
@@ -61,17 +61,17 @@ class TuneStep:
   def step(self, parts: Parts, state, frozen, batch, rate, seed=0):
     """(state after the step, (loss sum, weight sum)); the state may be donated.
 
-    parts: for its definitions alone. frozen: the weights beside the trained ones.
-    rate: the learning rate; seed: of dropout.
+    parts: used for its definitions only. frozen: the weights that are not trained.
+    rate: the learning rate. seed: of dropout.
     """
-    key = keys.key(seed, Purpose.DROPOUT, state['step'])
+    step_key = keys.key(seed, Purpose.DROPOUT, state['step'])
 
-    def micro(carry, part):
-      index, rows = part
-      own = jax.random.fold_in(key, index)
+    def accumulate(carry, micro_batch):
+      index, rows = micro_batch
+      key = jax.random.fold_in(step_key, index)
 
       def loss(trained):
-        total, _, count = sums(parts.merge(trained, frozen, key=own), rows)
+        total, _, count = sums(parts.merge(trained, frozen, key=key), rows)
         return total, count
 
       grad = jax.value_and_grad(loss, has_aux=True)
@@ -79,17 +79,19 @@ class TuneStep:
       return jax.tree.map(jnp.add, carry, (gradient, total, count)), None
 
     m = self.micro_batches
-    # Part i has rows i, i + m, ...: each part then lies on all devices alike.
+    # Micro-batch i has rows i, i + m, ...: each is spread over all devices.
     split = jax.tree.map(lambda x: x.reshape(-1, m, *x.shape[1:]).swapaxes(0, 1), batch)
-    zero = jax.tree.map(jnp.zeros_like, state['trained']), 0.0, 0.0
-    zero = jax.tree.map(jnp.float32, zero)
-    (gradient, total, count), _ = jax.lax.scan(micro, zero, (jnp.arange(m), split))
+    zeros = jax.tree.map(jnp.zeros_like, state['trained']), 0.0, 0.0
+    zeros = jax.tree.map(jnp.float32, zeros)
+    (gradient, total, count), _ = jax.lax.scan(
+      accumulate, zeros, (jnp.arange(m), split)
+    )
     gradient = jax.tree.map(lambda g: g / jnp.maximum(count, 1.0), gradient)
     transform = self._transform(rate)
     update, opt = transform.update(gradient, state['opt'], state['trained'])
     trained = optax.apply_updates(state['trained'], update)
-    new = {'trained': trained, 'opt': opt, 'step': state['step'] + 1}
-    return new, (total, count)
+    new_state = {'trained': trained, 'opt': opt, 'step': state['step'] + 1}
+    return new_state, (total, count)
 
   def _transform(self, rate):
     return optim.transform(self.optim, lambda count: rate)
@@ -99,11 +101,11 @@ class TuneStep:
   jax.jit, static_argnames=('tune', 'definitions'), donate_argnames='state'
 )
 def train_step(tune: TuneStep, definitions: Parts, state, frozen, batch, rate, seed):
-  """`tune.step`, compiled once for all models of the same definitions."""
+  """`tune.step`, compiled once for all models with the same definitions."""
   return tune.step(definitions, state, frozen, batch, rate, seed)
 
 
 @functools.partial(jax.jit, static_argnames='definitions')
 def measure(definitions: Parts, trained, frozen, batch):
-  """`sums` of a model in parts, compiled once for all of the same definitions."""
+  """`sums` of a model in parts, compiled once for all with the same definitions."""
   return sums(definitions.merge(trained, frozen), batch)

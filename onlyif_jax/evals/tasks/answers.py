@@ -1,4 +1,4 @@
-"""How the answers of our own tasks are read and compared; lm_eval loads this file.
+"""Scoring of our own tasks of lm-evaluation-harness, which loads this file.
 
 >>> theorem({'Answer': '2.5', 'Answer_type': 'float'}, ['... The answer is 2.45.'])
 {'exact_match': 1.0}
@@ -10,56 +10,64 @@ import re
 from typing import Any
 
 _NUMBER = re.compile(r'-?\d[\d,]*(?:\.\d+)?(?:[eE][-+]?\d+)?|-?\.\d+')
-_SAID = re.compile(r'answer is:?\s*', re.I)
+_ANSWER_IS = re.compile(r'answer is:?\s*', re.I)
 _TOLERANCE = 0.04
 
 
 def number(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
-  """SVAMP: whether the last number of the answer is the right one."""
-  found = _NUMBER.findall(results[0])
-  right = found and math.isclose(_value(found[-1]), _value(str(doc['Answer'])))
-  return {'exact_match': float(bool(right))}
+  """SVAMP: whether the last number in the answer is right."""
+  reference = _value(_reference(doc))
+  numbers = _NUMBER.findall(results[0])
+  right = bool(numbers) and math.isclose(_value(numbers[-1]), reference)
+  return {'exact_match': float(right)}
 
 
 def theorem(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
   """TheoremQA: whether what follows the last "answer is" is right."""
-  said = _SAID.split(results[0])
+  reference = _reference(doc)
+  parts = _ANSWER_IS.split(results[0])
   # Without these words the whole last line is the answer.
-  text = said[-1] if len(said) > 1 else results[0].strip().split('\n')[-1]
-  return {'exact_match': float(_right(text.strip(), str(doc['Answer']).strip()))}
+  text = parts[-1] if len(parts) > 1 else results[0].strip().split('\n')[-1]
+  return {'exact_match': float(_right(text.strip(), reference.strip()))}
 
 
 def without_pictures(docs: Any) -> Any:
-  """The questions that are text alone, as in the authors' code."""
+  """The questions without a picture, as in the authors' code."""
   return docs.filter(lambda doc: not doc.get('Picture'))
 
 
-def _right(text: str, wanted: str) -> bool:
-  option = re.fullmatch(r'\(?([a-zA-Z])\)?', wanted)
+def _reference(doc: dict[str, Any]) -> str:
+  """The right answer; KeyError where a row has none, which `datasets` makes None."""
+  if doc['Answer'] is None:
+    raise KeyError('Answer')
+  return str(doc['Answer'])
+
+
+def _right(text: str, reference: str) -> bool:
+  option = re.fullmatch(r'\(?([a-zA-Z])\)?', reference)
   if option:
-    found = re.match(r'\(?([a-zA-Z])\b\)?', text)
-    return bool(found) and found[1].lower() == option[1].lower()
-  if wanted in ('True', 'False'):
-    return text.lower().startswith(wanted.lower())
+    chosen = re.match(r'\(?([a-zA-Z])\b\)?', text)
+    return bool(chosen) and chosen[1].lower() == option[1].lower()
+  if reference in ('True', 'False'):
+    return text.lower().startswith(reference.lower())
   try:
-    value = ast.literal_eval(wanted)
+    expected = ast.literal_eval(reference)
   except (ValueError, SyntaxError):
-    return text.rstrip('.') == wanted
-  if not isinstance(value, list):
-    found = _NUMBER.search(text)
-    return bool(found) and _close(_value(found[0]), value)
-  listed = re.search(r'\[(.*?)\]', text, re.S)
-  parts = (listed[1] if listed else text).split(',')
-  found = [_NUMBER.search(part) for part in parts]
-  numbers = [_value(n[0]) for n in found if n]
-  pairs = zip(sorted(numbers), sorted(value), strict=False)
-  return len(numbers) == len(value) and all(_close(n, v) for n, v in pairs)
+    return text.rstrip('.') == reference
+  if not isinstance(expected, list):
+    number = _NUMBER.search(text)
+    return bool(number) and _close(_value(number[0]), expected)
+  brackets = re.search(r'\[(.*?)\]', text, re.S)
+  items = (brackets[1] if brackets else text).split(',')
+  numbers = [_value(match[0]) for match in map(_NUMBER.search, items) if match]
+  pairs = zip(sorted(numbers), sorted(expected), strict=False)
+  return len(numbers) == len(expected) and all(_close(n, e) for n, e in pairs)
 
 
-def _close(found: float, wanted: float) -> bool:
-  if isinstance(wanted, float):
-    return abs(found - wanted) <= _TOLERANCE * abs(wanted)
-  return math.isfinite(found) and round(found) == wanted
+def _close(value: float, reference: float) -> bool:
+  if isinstance(reference, float):
+    return abs(value - reference) <= _TOLERANCE * abs(reference)
+  return math.isfinite(value) and round(value) == reference
 
 
 def _value(text: str) -> float:
