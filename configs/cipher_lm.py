@@ -20,6 +20,7 @@ Measured (`tiny`, 1 seed, 9 min of CPU time): unseen rules with a match .00 .32 
 30 300 1,000, no-ops 1.00 .76 .74; before tuning .00 and .69.
 """
 
+from onlyif_jax import presets
 from onlyif_jax.config import parse_arg
 from onlyif_jax.finetune.tuning_config import symbolic_config
 
@@ -38,19 +39,15 @@ def get_config(arg=None):
   c.name, c.size, c.paper = 'cipher_lm', given.size, PAPER
   c.task.noops = True
   if given.size == 'tiny':
+    presets.tiny_decoder(c)
     c.task.shifts = (1,)
     c.scratch.task, c.scratch.prompt = 'rewrite', '{input} {lhs} {rhs} 0'
     c.scratch.steps, c.scratch.examples, c.scratch.batch_size = 1_250, 20_000, 64
-    c.scratch.kv_heads = 2
-    c.base.dtype = c.base.compute_dtype = 'float32'
-    c.base.remat = False
     c.lora.rank, c.lora.alpha = 16, 32.0
-    c.tune.template, c.tune.length, c.tune.packing = 'plain', 40, 'none'
-    c.tune.batch_size, c.tune.epochs = 64, 3
-    c.optim.learning_rate, c.optim.clip, c.optim.b2 = 3e-3, 1.0, 0.95
+    c.tune.length, c.tune.epochs, c.optim.learning_rate = 40, 3, 3e-3
     c.instructions.examples, c.instructions.counts = 20_000, (30, 300, 1_000)
     c.instructions.prompt = '{input} {lhs} {rhs} {shift}'
-    c.answers.examples, c.answers.batch_size, c.answers.max_tokens = 500, 100, 16
+    c.answers.examples, c.answers.max_tokens = 500, 16
   else:
     c.base.directory, c.base.quantize = given.base or 'models/Llama-2-7b-hf', 'int8'
     c.lora.rank, c.lora.alpha = 512, 1024.0

@@ -42,6 +42,25 @@ def papers_model(c) -> None:
   c.checkpoint.every = 5_000
 
 
+def tiny_decoder(c) -> None:
+  """Fine-tuning of a small decoder that is made on the spot: minutes on two cores."""
+  c.base.dtype = c.base.compute_dtype = 'float32'
+  c.base.remat, c.scratch.kv_heads = False, 2
+  c.tune.template, c.tune.packing, c.tune.batch_size = 'plain', 'none', 64
+  c.optim.clip, c.optim.b2 = 1.0, 0.95
+  c.answers.batch_size = 100
+
+
+def specialist(inside: int, share: float, *others: int) -> str:
+  """A variant of instructions: algebra with in-domain rules and others beside them.
+
+  share: of the examples, to the other rules; others: numbers of them, a row each.
+  """
+  counts = '|'.join(str(inside + n) for n in others)
+  settings = f'task.specialist={inside},task.diverse_share={share:.4g}'
+  return f'{settings},instructions.counts={counts}'
+
+
 def choose(name: str, given: str | None, options: tuple[str, ...]) -> str:
   """An argument with a closed set of words, the first by default; else ConfigError."""
   if given is None:

@@ -117,7 +117,13 @@ def check(name, count, seed=0):
 AMBIGUOUS = {'random': 0.01, 'identities': 0.03, 'full': 0.01}
 
 
-@pytest.mark.parametrize('name', TASKS)
+QUICK = [
+  pytest.param(name, marks=pytest.mark.slow) if name == 'full' else name
+  for name in TASKS
+]
+
+
+@pytest.mark.parametrize('name', QUICK)
 def test_examples_equal_the_oracle(name):
   assert check(name, CHUNK) < AMBIGUOUS[name]
 
@@ -128,7 +134,7 @@ def test_a_hundred_thousand_examples_equal_the_oracle(name):
   assert check(name, 34_000, seed=5) < AMBIGUOUS[name]
 
 
-@pytest.mark.parametrize('name', TASKS)
+@pytest.mark.parametrize('name', QUICK)
 def test_sequences_stay_within_their_bound_and_reach_it(name):
   task, longest = TASKS[name], 0
   for seed in (0, 3):

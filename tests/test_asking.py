@@ -35,7 +35,14 @@ TASKS = [
 COUNT = 29
 
 
-@pytest.mark.parametrize('task', TASKS, ids=lambda task: task.name)
+@pytest.mark.parametrize(
+  'task',
+  [
+    pytest.param(task, marks=pytest.mark.slow) if task.name == 'occurrences' else task
+    for task in TASKS
+  ],
+  ids=lambda task: task.name,
+)
 def test_a_typed_example_has_the_tokens_of_training(task):
   space = task.space(runs.toy_config().rules)
   setting = task.setting(COUNT)

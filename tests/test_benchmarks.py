@@ -32,7 +32,6 @@ from onlyif_jax.evals import (
 from onlyif_jax.evals.answering import Answer, Answerer
 from onlyif_jax.models import pretrained
 
-ROOT = Path(__file__).resolve().parents[1]
 TOKENIZER = Path(__file__).parent / 'data' / 'tokenizer'
 NEW = 5
 

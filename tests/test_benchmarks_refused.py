@@ -79,20 +79,27 @@ def test_a_model_without_template_or_tokenizer_is_refused(monkeypatch, tmp_path)
       file.unlink()
 
 
-def test_the_command_ends_in_one_line_and_code_2(tmp_path):
-  command = [sys.executable, '-m', 'onlyif_jax.benchmarks', f'--model={model()}']
+@pytest.mark.parametrize(
+  ('words', 'message'),
+  [
+    (['--model', '--data=/nowhere'], '--data=/nowhere is no directory'),
+    pytest.param(
+      ['--samples=/nowhere', '--data'],
+      '--samples=/nowhere is neither a file nor a folder',
+      marks=pytest.mark.slow,
+    ),
+    pytest.param(
+      ['--model', '--samples=/nowhere', '--data'],
+      'give --out and either --model (a directory) or --samples',
+      marks=pytest.mark.slow,
+    ),
+  ],
+)
+def test_the_command_ends_in_one_line_and_code_2(words, message, tmp_path):
+  whole = {'--model': f'--model={model()}', '--data': f'--data={DATA}'}
+  words = [whole.get(word, word) for word in words]
   done = subprocess.run(
-    [*command, f'--out={tmp_path}', '--data=/nowhere'],
+    [sys.executable, '-m', 'onlyif_jax.benchmarks', f'--out={tmp_path}', *words],
     **{'capture_output': True, 'text': True, 'cwd': ROOT},
   )
-  assert done.returncode == 2
-  assert done.stderr == 'error: --data=/nowhere is no directory\n'
-  own = [*command[:3], f'--out={tmp_path}', '--samples=/nowhere', f'--data={DATA}']
-  for more, said in (
-    ([], '--samples=/nowhere is neither a file nor a folder'),
-    (command[3:], 'give --out and either --model (a directory) or --samples'),
-  ):
-    done = subprocess.run(
-      [*own, *more], capture_output=True, text=True, cwd=ROOT, check=False
-    )
-    assert (done.returncode, done.stderr) == (2, f'error: {said}\n')
+  assert (done.returncode, done.stderr) == (2, f'error: {message}\n')

@@ -80,7 +80,7 @@ class Twice(RuleSpace):
 
 class Shared(RuleSpace):
   def certify(self, seed, instructions, held_out, setting=None):
-    report = super().certify(seed, instructions, held_out, setting)
+    report = SUBJECT.space.certify(seed, instructions, held_out, setting)
     return report | {'collisions': {'train-test': 1}}
 
 
@@ -133,8 +133,8 @@ def test_what_is_missing_or_unhashable_is_named():
   assert 'the task is not hashable' in found('contract', full=loose, task=loose).text
 
 
-def test_the_command_exits_by_what_it_found(tmp_path):
-  server = runs.Server(tmp_path)
+def test_the_command_exits_by_what_it_found():
+  server = runs.Server(runs.CACHE)
   before = (
     'from onlyif_jax import checking\n'
     'checking.CHECKS = {k: checking.CHECKS[k] for k in ("contract",)}\n'

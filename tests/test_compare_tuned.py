@@ -191,6 +191,7 @@ def call(module, *words):
   return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_compare_from_the_command_line(tmp_path):
   paths = mixture(tmp_path / 'a'), mixture(tmp_path / 'b')
   before = {p: p.read_bytes() for p in tmp_path.rglob('*') if p.is_file()}

@@ -293,7 +293,15 @@ def test_one_cell_of_one_seed_can_be_drawn(tmp_path, drawn, name):
   assert overlaps(drawn[0]) == []
 
 
-@pytest.mark.parametrize('name', WORDS)
+@pytest.mark.parametrize(
+  'name',
+  [
+    name
+    if name in ('longtail', 'algebra')
+    else pytest.param(name, marks=pytest.mark.slow)
+    for name in WORDS
+  ],
+)
 def test_missing_cells_can_be_drawn(tmp_path, drawn, name):
   given = {**fake_figures.RUNS[name], **SMALL.get(name, {})}
   counts, variants = given['counts'][:3], given['variants']

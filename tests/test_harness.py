@@ -53,7 +53,11 @@ def logprobs(ids):
   ]
 
 
-@pytest.mark.parametrize('own', [GROUPED, LEARNED], ids=['grouped', 'learned'])
+@pytest.mark.parametrize(
+  'own',
+  [GROUPED, pytest.param(LEARNED, marks=pytest.mark.slow)],
+  ids=['grouped', 'learned'],
+)
 def test_continuations_of_one_context_score_as_alone(own):
   contexts = [decoders.tokens(n, size).tolist() for n, size in enumerate((5, 1, 17))]
   groups = [(c, ODDS[n : n + 3]) for n, c in enumerate(contexts)]

@@ -113,7 +113,13 @@ def check_one(task, example, rules):
   return shown
 
 
-@pytest.mark.parametrize('name', TASKS)
+QUICK = [
+  pytest.param(name, marks=pytest.mark.slow) if name == 'trace' else name
+  for name in TASKS
+]
+
+
+@pytest.mark.parametrize('name', QUICK)
 def test_examples_equal_the_oracle(name):
   check(name, ROUND)
 

@@ -71,7 +71,13 @@ def check_one(task, row, m, slices, inserted):
   assert list(inserted) == (list(range(at, at + len(y))) if m else [])
 
 
-@pytest.mark.parametrize('name', TASKS)
+QUICK = [
+  pytest.param(name, marks=pytest.mark.slow) if name == 'binary' else name
+  for name in TASKS
+]
+
+
+@pytest.mark.parametrize('name', QUICK)
 def test_examples_equal_the_oracle(name):
   check(TASKS[name], 4 * 1500)
 

@@ -75,7 +75,13 @@ TASKS = {
 }
 
 
-@pytest.mark.parametrize('name', TASKS)
+QUICK = [
+  pytest.param(name, marks=pytest.mark.slow) if name == 'binary' else name
+  for name in TASKS
+]
+
+
+@pytest.mark.parametrize('name', QUICK)
 def test_examples_equal_the_oracle(name):
   check(TASKS[name], 3000)
 

@@ -182,7 +182,7 @@ def test_more_counts_and_seeds_extend_a_run(whole, tmp_path, monkeypatch, capsys
   assert (stored.sweep.counts, stored.sweep.seeds) == ((3, 17, 29), '2')
 
 
-def test_evaluate_gives_the_integers_of_the_run(whole, cache, tmp_path):
+def test_evaluate_gives_the_integers_of_the_run(whole, cache, tmp_path, capsys):
   path = tmp_path / 'moved'
   shutil.copytree(whole.path, path)
   found = {}
@@ -204,9 +204,9 @@ def test_evaluate_gives_the_integers_of_the_run(whole, cache, tmp_path):
       assert found[name] == (pytest.approx(total, rel=1e-4), count)
     else:
       assert found[name] == (total, count), name
-  words = ('-m', 'onlyif_jax.evaluate', f'--workdir={path}', '--show=3')
-  code, out, err = runs.call(cache, *words, '--split=unseen')
-  assert code == 0, err
+  capsys.readouterr()
+  evaluation.show(evaluation.open_run(path), splits=('unseen',), wrong=3)
+  out = capsys.readouterr().out
   for member in ('I3-s0', 'I17-s0', 'one-s0'):
     total, count = found[member, 'unseen', 'all', 'exact_match']
     (line,) = [x for x in out.splitlines() if x.split()[:1] == [member]]

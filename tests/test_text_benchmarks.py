@@ -258,6 +258,7 @@ def scored(folder, own, scorer, times=None, seed=0):
   )
 
 
+@pytest.mark.slow
 @sandboxed
 def test_a_scoring_goes_on_and_answers_that_end_their_cell_cost_only_themselves(
   tmp_path,

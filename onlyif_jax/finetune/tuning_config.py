@@ -169,14 +169,14 @@ def parse_subset(text: str) -> tuple[float, float]:
 
 def differences(old: Tuning, new: Tuning) -> dict[str, tuple[Any, Any]]:
   """Fields that keep `new` from going on in the workdir of `old`."""
-  a, b = (config_lib.flatten(dataclasses.asdict(c)) for c in (old, new))
+  stored, given = (config_lib.flatten(dataclasses.asdict(c)) for c in (old, new))
   ignored = (
     *('instructions.counts', 'instructions.variants', 'instructions.seeds'),
     *('mixture.rows', 'seeds'),
     *(f'devices.{f.name}' for f in dataclasses.fields(DevicesConfig)),
   )
   return {
-    k: (a.get(k), b.get(k))
-    for k in sorted({*a, *b})
-    if k not in ignored and a.get(k) != b.get(k)
+    k: (stored.get(k), given.get(k))
+    for k in sorted({*stored, *given})
+    if k not in ignored and stored.get(k) != given.get(k)
   }
