@@ -44,6 +44,7 @@ def made(tmp_path_factory):
   )
 
 
+@pytest.mark.slow
 def test_the_file_holds_machine_versions_and_every_timing(made):
   report = json.loads(made.path.read_text())
   assert report == made.report
@@ -64,6 +65,7 @@ def test_the_file_holds_machine_versions_and_every_timing(made):
   )  # of the member on one device
 
 
+@pytest.mark.slow
 def test_rates_and_shares_follow_from_each_other(made):
   report, experiment = made.report, experiment_lib.build(toy_config())
   whole, work = report['whole_loop'], report['work']
@@ -86,6 +88,7 @@ def test_rates_and_shares_follow_from_each_other(made):
   assert 'measured' in use['peak']
 
 
+@pytest.mark.slow
 def test_the_table_is_narrow_and_says_where_it_was_not_quiet(made):
   assert max(map(len, made.out.splitlines())) <= 100
   for word in ('whole loop', 'generation', 'MFU', 'matmul', '3 x forward'):
@@ -141,6 +144,7 @@ def test_mfu_by_hand():
   assert (f32['arithmetic'], f32['peak_flops_per_s']) == ('tf32', 494.7e12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'kind',
   ['Imaginary 9000', 'NVIDIA H100 80GB HBM3 MIG 3g.40gb', 'NVIDIA L40', 'TPU v55'],

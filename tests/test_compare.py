@@ -161,6 +161,7 @@ def test_a_bundle_holds_the_numbers_and_no_weights(tmp_path):
     bundle.write(path, again)
 
 
+@pytest.mark.slow
 def test_a_bundle_is_drawn_again(tmp_path):
   path = fake_run.make(tmp_path / 'run', counts=COUNTS)
   packed, _ = bundle.write(path, tmp_path / 'mine.zip')

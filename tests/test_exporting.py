@@ -36,6 +36,7 @@ def check_row(row, split, order):
   assert row['slices']['occurrences'] == row['input'].count(row['lhs'])
 
 
+@pytest.mark.slow
 def test_rows_state_rewriting_tasks(tmp_path):
   out = exporting.config_to_jsonl(freeze(RUN), tmp_path / 'out', 'I13-s0')
   counts = {'train': 53, 'dev': 29, 'unseen': 29}

@@ -115,6 +115,7 @@ def test_more_counts_extend_a_run_and_another_config_is_refused(whole, tmp_path)
     run.TuningRun(frozen(lora__rank=3), whole)
 
 
+@pytest.mark.slow
 def test_a_run_of_before_there_were_variants_is_extended_by_one(whole, tmp_path):
   path = shutil.copytree(whole, tmp_path / 'run')
   stored = json.loads((path / 'config.json').read_text())

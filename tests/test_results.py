@@ -192,6 +192,7 @@ def test_report_of_one_run(tmp_path):
   assert {p.name for p in path.iterdir()} >= {'figure.png', 'transition.json'}
 
 
+@pytest.mark.slow
 def test_report_of_several_runs_elsewhere_and_anonymous(tmp_path):
   paths = [fake_run.make(tmp_path / name) for name in 'ab']
   out = tmp_path / 'out'
