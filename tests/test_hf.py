@@ -335,13 +335,13 @@ def partly_trained(positions):
     task.vocab_size, task.sequence_length, 2, 48, 4, positions, rotary_base=101.0
   )
   trainer = Trainer(data, config, OptimConfig(learning_rate=3e-3))
-  off = [jnp.bool_(False)] * 4
+  off = ('fresh_rules', 'fresh_inputs', 'mask_instruction', 'permute_y', 'balance')
   member = Member(
     *map(jnp.int32, (0, 0, 0, 19)),
-    jnp.float32(3e-3),
-    jnp.int32(2_400),
-    *off,
-    jnp.zeros(0, jnp.int32),
+    learning_rate=jnp.float32(3e-3),
+    mix_K=jnp.array([2_400, 9_600], jnp.int32),  # no-ops, then all
+    **dict.fromkeys(off, jnp.bool_(False)),
+    counts_R=jnp.zeros(0, jnp.int32),
   )
 
   @jax.jit
