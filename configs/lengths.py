@@ -9,9 +9,10 @@ Paper: inputs of 50, 100 and 200 letters with patterns of 20, 40 and 50 behave a
 numbers are shown). Here each length has its own curve over I, to see whether I_min
 moves. `cpu` (an analogue): inputs of 10, 14 and 20 letters, patterns of 3, 4 and 6.
 
-Measured (`cpu,seeds=1,counts=300|1000`, 5.3 min, 9.2 min of CPU time): I = 300 / 1,000
-.68 .90 with (10, 3), .01 .88 with (14, 4), .59 .91 with (20, 6): no trend with length,
-but one seed near the step says little. `full`: not run.
+Measured (`cpu,counts=200|300|500|1000`, 1 seed, 18 min of CPU time): unseen .00 .68 .90
+.90 with (10, 3), I_50 = 288; .00 .01 .53 .88 with (14, 4), 479; .16 .59 .78 .91 with
+(20, 6), 273: no trend with length, but one seed near the step says little. `full`: not
+run.
 """
 
 from onlyif_jax import presets
