@@ -289,9 +289,10 @@ def _open(url: str) -> tuple[Any, str]:
 def _pushing(mirror: Mirror) -> Iterator[None]:
   """Pushes in the background: at each new checkpoint, and every INTERVAL seconds."""
   stop = threading.Event()
+  before = mirror.steps()  # here, as the thread may start after the first new one
 
   def work() -> None:
-    pushed, last = mirror.steps(), time.monotonic()
+    pushed, last = before, time.monotonic()
     while not stop.wait(LOOK):
       steps = mirror.steps()
       if steps != pushed or time.monotonic() - last >= INTERVAL:

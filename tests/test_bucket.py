@@ -206,7 +206,7 @@ def test_a_push_that_fails_is_tried_again_while_training_goes_on(
   monkeypatch.setattr(Mirror, 'push', push)
   with bucket.local('memory://b/run', write=True) as path:
     save(path / 'checkpoints/000', 11)
-    assert tried.wait(5)
+    assert tried.wait(60)
     failing = False
   assert 'memory://b/run could not be written (no network); training' in caplog.text
   assert copies(tmp_path) == []
@@ -223,9 +223,27 @@ def test_a_new_checkpoint_is_pushed_while_the_run_goes_on(tmp_path, monkeypatch)
     put(path / 'metrics.jsonl')
     assert not pushed.wait(0.1)  # that alone can wait
     save(path / 'checkpoints/000', 11)
-    assert pushed.wait(5)
+    assert pushed.wait(60)
     with bucket.local('memory://b/run') as other:
       assert names(other) == names(path)
+
+
+def test_a_checkpoint_saved_before_the_thread_runs_is_pushed(tmp_path, monkeypatch):
+  saved, pushed = threading.Event(), threading.Event()
+
+  class Late(threading.Thread):
+    def run(self):
+      saved.wait(60)
+      super().run()
+
+  monkeypatch.setattr(bucket, 'LOOK', 0.01)
+  monkeypatch.setattr(threading, 'Thread', Late)
+  real = Mirror.push
+  monkeypatch.setattr(Mirror, 'push', lambda self: (real(self), pushed.set()))
+  with bucket.local('memory://b/run', write=True) as path:
+    save(path / 'checkpoints/000', 11)
+    saved.set()
+    assert pushed.wait(10)
 
 
 def test_a_last_push_that_fails_keeps_the_copy_and_names_it(tmp_path, monkeypatch):
