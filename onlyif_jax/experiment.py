@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -293,18 +293,25 @@ def _exploring_rows(config: RunConfig, variant: str) -> list[Row]:
   return out
 
 
+def name_suffix(changes: Mapping[str, Any]) -> str:
+  """Changed settings as the end of a name.
+
+  >>> name_suffix({'task.alphabet': 13, 'optim.name': 'adamw'})
+  '-alphabet13-nameadamw'
+  """
+  parts = [f'-{field.rpartition(".")[2]}{value}' for field, value in changes.items()]
+  return re.sub(r'[^\w.+-]+', '+', ''.join(parts))
+
+
 def _variant_rows(config: RunConfig, variant: str, seeds: tuple[int, int]) -> list[Row]:
   """The rows of one variant; seeds: of its rules, and of all else."""
   sweep, varied = config.sweep, config_lib.variant(config, variant)
   rates = list(sweep.learning_rates) or [varied.optim.learning_rate]
   rules_seed, other_seed = seeds
   seed = f'{rules_seed}.{other_seed}' if 'x' in sweep.seeds else str(rules_seed)
-  suffix = ''.join(
-    f'-{field.rpartition(".")[2]}{value}'
-    for field, value in config_lib.parse_variant(config, variant).items()
-    if field != 'sweep.counts'
-  )
-  suffix = re.sub(r'[^\w.+-]+', '+', suffix)
+  changes = config_lib.parse_variant(config, variant)
+  changes.pop('sweep.counts', None)
+  suffix = name_suffix(changes)
   swept = tuple(config_lib.swept_values(config, variant).items())
   out = []
   for share, rate in itertools.product(sweep.noop_shares, rates):

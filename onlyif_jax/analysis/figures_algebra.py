@@ -110,9 +110,8 @@ def _by_share(axes, view: View, rows: Sequence[Row]):
       label += 'no best share in between'
     else:
       axes.axvline(spot.share, ls=style.line, c=style.colour, lw=1)
-      label += f'best share {spot.share:.2g}'
+      label += f'best share {spot.text()}'
     if spot.low is not None and spot.high is not None:
-      label += f' [{spot.low:.2g}, {spot.high:.2g}]'
       axes.axvspan(spot.low, spot.high, color=style.colour, alpha=0.1, lw=0)
     points = [(_share(view, r) * 1.02**n, r) for r in groups[key]]
     series(axes, view, points, style, label)

@@ -28,6 +28,14 @@ class SweetSpot:
   per_seed: Mapping[str, float]
   reason: str | None
 
+  def text(self) -> str:
+    """'0.11 [0.08, 0.14]', '0.11' where there is no interval, or '-'."""
+    if self.share is None:
+      return '-'
+    if self.low is None or self.high is None:
+      return f'{self.share:.2g}'
+    return f'{self.share:.2g} [{self.low:.2g}, {self.high:.2g}]'
+
 
 def sweet_spot(points: Mapping[str, Sequence[tuple[float, float]]]) -> SweetSpot:
   """The share above 0 with the highest accuracy, within the shares measured.

@@ -28,7 +28,14 @@ def draw(run: Tuned, file) -> None:
 
 
 def as_sweep(run: Tuned) -> Analysis:
-  """The results under the fields of a sweep whose variants are the run's."""
+  """The results under the fields of a sweep whose variants are the run's, fitted."""
+  sweep = _unfitted(run)
+  fits = {curve.name: fit_transition(curve.points()) for curve in sweep.curves}
+  return dataclasses.replace(sweep, fits=fits)
+
+
+def _unfitted(run: Tuned) -> Analysis:
+  """`as_sweep` without the fits, which the best shares do not need."""
   config = _config(run)
   sweep_variants = config.sweep.variants or ('',)
   texts = dict(zip(run.variants, sweep_variants, strict=True))
@@ -42,14 +49,13 @@ def as_sweep(run: Tuned) -> Analysis:
     if result.subset in ('all', '')
   )
   curves = results.curves_of(rows, config)
-  fits = {curve.name: fit_transition(curve.points()) for curve in curves}
-  return Analysis(run.path, config, run.provenance, rows, (), curves, fits)
+  return Analysis(run.path, config, run.provenance, rows, (), curves, {})
 
 
 def spots_grid(run: Tuned) -> list[Grid]:
   """The best share of each number of rules, where there are several shares."""
   rows = tuple(
-    (*map(str, key), _interval(spot), spot.reason or '')
+    (*map(str, key), spot.text(), spot.reason or '')
     for key, spot in _best_shares(run).items()
   )
   columns = ('in-domain rules', 'diversification rules', 'best share', 'why none')
@@ -66,16 +72,7 @@ def best_shares_json(run: Tuned) -> dict[str, Any]:
 
 
 def _best_shares(run: Tuned) -> dict[tuple[int, int], SweetSpot]:
-  return best_shares(as_sweep(run)) if has_specialists(run) else {}
-
-
-def _interval(spot: SweetSpot) -> str:
-  """'0.11 [0.08, 0.14]', or '-'."""
-  if spot.share is None:
-    return '-'
-  if spot.low is None or spot.high is None:
-    return f'{spot.share:.2g}'
-  return f'{spot.share:.2g} [{spot.low:.2g}, {spot.high:.2g}]'
+  return best_shares(_unfitted(run)) if has_specialists(run) else {}
 
 
 def _config(run: Tuned) -> RunConfig:

@@ -53,6 +53,10 @@ class Settings:
   samples: Path | None = None  # a file or folder to score, without a model
   samples_each: int | None = None  # per problem; None: the protocol's
 
+  def samples_in(self, folder: Path) -> Path:
+    """The samples to score: those given, else what is generated into a folder."""
+    return self.samples or folder / 'samples.jsonl'
+
 
 @dataclasses.dataclass(frozen=True)
 class Job:
@@ -75,7 +79,7 @@ def run_code(
 ) -> dict[str, Any]:
   """Runs programs against tests: pass@k."""
   problem_set: ProblemSet = job.data
-  samples = settings.samples or folder / 'samples.jsonl'
+  samples = settings.samples_in(folder)
   if answerer is not None:
     each = settings.samples_each
     code_answers.generate(answerer, problem_set, job.benchmark, samples, each)
@@ -106,7 +110,7 @@ def run_questions(
 ) -> dict[str, Any]:
   """Compares answers with references: accuracy, overall and by group."""
   question_set: QuestionSet = job.data
-  samples = settings.samples or folder / 'samples.jsonl'
+  samples = settings.samples_in(folder)
   if answerer is not None:
     text_answers.generate(answerer, question_set, job.benchmark, samples)
   right = text_scores.score(
@@ -142,7 +146,7 @@ def run_ifeval(
   del origin
   rows: list[dict[str, Any]] = job.data
   task_ids = ifeval.names(rows)
-  samples = settings.samples or folder / 'samples.jsonl'
+  samples = settings.samples_in(folder)
   if answerer is not None:
     prompt_ids = [_prompt(job.benchmark, row, answerer) for row in rows]
     generated = answerer.continuations(prompt_ids, text_answers.decoding(job.benchmark))

@@ -1,10 +1,10 @@
 """The rows of a fine-tuning run: one fine-tuned model each, in a fixed order."""
 
 import dataclasses
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from onlyif_jax.experiment import name_suffix
 from onlyif_jax.finetune import tuning_config
 from onlyif_jax.finetune.tuning_config import Tuning
 from onlyif_jax.tuning_settings import SymbolicTuning, parse_variant
@@ -72,12 +72,12 @@ def suffix(changes: Mapping[str, Any]) -> str:
   >>> suffix({'task.alphabet': 13, 'task.shifts': (1, 3)})
   '-alphabet13-shifts1+3'
   """
-  parts = []
-  for field, value in changes.items():
-    if field != 'instructions.counts':
-      text = '+'.join(map(str, value)) if isinstance(value, tuple) else str(value)
-      parts.append(f'-{field.rpartition(".")[2]}{text}')
-  return re.sub(r'[^\w.+-]+', '+', ''.join(parts))
+  texts = {
+    field: '+'.join(map(str, value)) if isinstance(value, tuple) else value
+    for field, value in changes.items()
+    if field != 'instructions.counts'
+  }
+  return name_suffix(texts)
 
 
 def _short(text: str) -> str:

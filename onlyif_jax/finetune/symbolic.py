@@ -54,7 +54,6 @@ class Examples(NamedTuple):
 
 def examples(config: SymbolicTuning, row: TuningRow) -> Examples:
   """Everything that a row trains on and is asked."""
-  config = tuning_config.variant(config, row.variant)
   run = run_config(config, row)
   task = tasks.make_task(run.task).static()
   held_out = [
