@@ -68,7 +68,7 @@ def call(cache: Path, *words: str, **more):
   """Runs python with these words to the end: (exit code, stdout, stderr)."""
   process = start(cache, *words, **more)
   try:
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=300)
   finally:
     process.kill()
   return process.returncode, out, err
@@ -125,7 +125,7 @@ class Server:
   def close(self) -> None:
     """Ends the server."""
     self.process.stdin.close()
-    self.process.wait(timeout=20)
+    self.process.wait(timeout=300)
     self.process.stdout.close()
 
 

@@ -73,7 +73,7 @@ def run_child(directory, moment, delay):
     lines += [child.stdout.readline().split() for _ in range(3)]
     time.sleep(delay)
     child.send_signal(signal.SIGKILL)
-  out, err = child.communicate(timeout=60)
+  out, err = child.communicate(timeout=300)
   assert child.returncode == -signal.SIGKILL, err
   return lines + [line.split() for line in out.splitlines()]
 

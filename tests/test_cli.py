@@ -189,7 +189,7 @@ def test_a_reader_that_has_seen_enough(tmp_path):
   csv.write_text('x,k,n\n' + ''.join(f'{10**i},{i * 20},100\n' for i in range(6)))
   process = runs.start(tmp_path, '-m', 'onlyif_jax.fit', f'--csv={csv}')
   process.stdout.close()
-  assert process.wait(timeout=60) == 141
+  assert process.wait(timeout=300) == 141
   assert process.stderr.read() == ''
   process.stderr.close()
 

@@ -82,7 +82,7 @@ def report(space, seed, instructions, held_out) -> dict:
 def read(made):
   """What another process reads from the set."""
   call = [sys.executable, '-c', READER, str(made / 'tfds')]
-  done = subprocess.run(call, capture_output=True, text=True, check=False, timeout=60)
+  done = subprocess.run(call, capture_output=True, text=True, check=False, timeout=300)
   assert done.returncode == 0, done.stderr
   return json.loads(done.stdout)
 

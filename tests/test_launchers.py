@@ -43,7 +43,7 @@ def unit(path, *words, number=1) -> Unit:
   return Unit(number, 3, str(path), words, str(path), 'cpu')
 
 
-def wait_for(condition, seconds=60):
+def wait_for(condition, seconds=300):
   """What a condition becomes; fails where it stays false."""
   end = time.monotonic() + seconds
   while not (value := condition()):

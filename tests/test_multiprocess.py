@@ -66,7 +66,7 @@ def call(tmp_path):
 
   def run(*words, **how):
     process = start(*words, **how)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     return process.returncode, out, err
 
   run.start, run.box = start, tmp_path
@@ -127,13 +127,13 @@ def test_a_signal_reaches_all_and_their_saves_are_waited_for(number, code, call)
   for shard in (1, 2):
     (call.box / f'code-{shard}').write_text('sleep')
   process = call.start('-n', '2', '--workdir=run')
-  for _ in range(400):
+  for _ in range(6000):
     if all((call.box / f'did-{shard}').exists() for shard in (1, 2)):
       break
     time.sleep(0.05)
   time.sleep(0.2)
   process.send_signal(number)
-  _, err = process.communicate(timeout=60)
+  _, err = process.communicate(timeout=300)
   assert process.returncode == code
   assert err.endswith('stopped; the same command goes on from there\n')
   for shard in (1, 2):

@@ -243,7 +243,7 @@ time.sleep(0.2)
 """
   begun = time.monotonic()
   assert run(program).status == 'passed'
-  assert time.monotonic() - begun < 20
+  assert time.monotonic() - begun < 50
   for path in Path('/proc').glob('[0-9]*/cmdline'):
     with contextlib.suppress(OSError):
       assert name.encode() not in path.read_bytes()

@@ -110,7 +110,7 @@ class Box:
       cwd=self.path,
       capture_output=True,
       text=True,
-      timeout=60,
+      timeout=300,
       stdin=subprocess.DEVNULL,
     )
     return done.returncode, done.stdout, done.stderr
@@ -125,7 +125,7 @@ class Box:
 
   def wait(self, *files: str) -> None:
     """Until background jobs have made these files."""
-    for _ in range(400):
+    for _ in range(6000):
       if all((self.path / f).exists() for f in files):
         return
       time.sleep(0.05)
