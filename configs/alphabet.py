@@ -22,26 +22,33 @@ from onlyif_jax.config import base_config, parse_arg
 
 PAPER = '300-500 instructions, alphabet not given'
 FIVE = 'task.x_min=5,task.x_max=5,task.y_min=5,task.y_max=5,task.input_length=16'
+TEN = 'task.x_min=10,task.x_max=10,task.y_min=10,task.y_max=10'
+TEN_OF_100 = f'{TEN},task.input_length=100'
 
 
 def get_config(arg=None):
   """The config of a size."""
-  given = parse_arg(arg, ('cpu', 'full'), counts=tuple[int, ...], seeds=str)
+  sizes = ('cpu', 'cpu60', 'full')
+  given = parse_arg(arg, sizes, counts=tuple[int, ...], seeds=str)
   c = base_config()
   c.name, c.size, c.figure, c.paper = 'alphabet', given.size, 'alphabet', PAPER
-  sizes = (13, 26, 52)
-  if given.size == 'cpu':
+  if given.size != 'full':
     presets.two_cores(c)
     c.eval.cell_examples = 0
-    c.sweep.counts = (100, 400, 1_200)
-    more = (FIVE,)
+    letters, lengths, crossed = (13, 26, 52), (FIVE,), (13, 52)
+    c.sweep.counts = (100, 200, 400, 1_200)
+    if given.size == 'cpu60':
+      c.sweep.counts = (100, 200, 300, 400, 1_200)
   else:
     presets.papers(c)
-    c.sweep.counts, sizes = (100, 200, 300, 400, 500, 1_000, 2_000), (6, 13, 26, 52)
-    short = 'task.x_min=10,task.x_max=10,task.y_min=10,task.y_max=10'
-    more = (short, f'{short},task.input_length=100')
-  c.sweep.variants = tuple(f'task.alphabet={n}' for n in sizes) + more
+    letters, lengths, crossed = (6, 13, 26, 52), (TEN, TEN_OF_100), (6, 13, 52)
+    c.sweep.counts = (100, 200, 300, 400, 500, 1_000, 2_000)
+  c.sweep.variants = tuple(f'task.alphabet={n}' for n in letters) + lengths
+  if given.size != 'cpu':
+    c.sweep.variants += tuple(
+      f'task.alphabet={n},{s}' for s in lengths for n in crossed
+    )
   c.sweep.references = ()
   c.sweep.counts = given.counts or c.sweep.counts
-  c.sweep.seeds = given.seeds or ('2' if given.size == 'cpu' else '3')
+  c.sweep.seeds = given.seeds or {'cpu': '1', 'cpu60': '2', 'full': '3'}[given.size]
   return c

@@ -40,7 +40,9 @@ def get_config(arg=None):
   if given.size != 'full':
     presets.two_cores(c)
     c.eval.cell_examples = 0
-    c.sweep.counts = (200, 500) if given.size == 'cpu' else (200, 500, 1_000, 3_000)
+    c.sweep.counts = (200, 500)
+    if given.size == 'cpu60':
+      c.sweep.counts = (200, 300, 500, 1_000, 3_000)
     optimizer, positions = 'optim.name=adamw', 'model.positions=learned'
   else:
     presets.papers(c)
