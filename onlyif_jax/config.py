@@ -210,14 +210,6 @@ def flatten(config: RunConfig | dict, prefix: str = '') -> dict[str, Any]:
   return flat
 
 
-def differences(old: RunConfig, new: RunConfig) -> dict[str, tuple[Any, Any]]:
-  """Fields that keep `new` from continuing in the workdir of `old`: (old, new)."""
-  before, after = flatten(old), flatten(new)
-  # How members are stacked changes no member's data.
-  fields = [k for k in before if k not in EXTENDABLE and not k.startswith('stack.')]
-  return {k: (before[k], after[k]) for k in fields if before[k] != after[k]}
-
-
 def digest(values: dict[str, Any]) -> str:
   """A short hash of settings, for the names of workdirs."""
   return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:6]

@@ -19,6 +19,7 @@ from absl import flags
 from onlyif_jax import bucket, engines, shards, units
 from onlyif_jax.config import ConfigError, RunConfig, StackConfig
 from onlyif_jax.engines import Options
+from onlyif_jax.extending import extent
 from onlyif_jax.units import Outcome, Unit
 from onlyif_jax.workdir import Workdir
 
@@ -179,11 +180,10 @@ def _stored_stack(workdir: Workdir, config: RunConfig) -> StackConfig | None:
     )
   for path, stored in configs.items():
     Workdir(path).adopt(config)
-    new, old = config.sweep, stored.sweep
-    if (sorted(new.counts), new.seeds) != (sorted(old.counts), old.seeds):
+    if extent(config) != extent(stored):
       raise ConfigError(
-        f'--workdir={workdir.path} holds other sweep.counts or sweep.seeds; a sweep '
-        'over machines cannot be extended: give another --workdir'
+        f'--workdir={workdir.path} holds other counts, seeds or variants; a sweep over '
+        'machines cannot be extended: give another --workdir'
       )
   return next((stored.stack for stored in configs.values()), None)
 

@@ -20,6 +20,7 @@ from onlyif_jax.analysis import reporting, results
 from onlyif_jax.config import ConfigError, RunConfig, StackConfig
 from onlyif_jax.evals.anatomy import Anatomist
 from onlyif_jax.experiment import Experiment, Row
+from onlyif_jax.extending import extend, extent
 from onlyif_jax.loop import (
   METRICS,
   OnProgress,
@@ -186,11 +187,10 @@ def _check_shard(config: RunConfig, stored: RunConfig | None, path) -> None:
   """Refuses a sweep whose rows could move from one shard to another."""
   if config.sweep.adaptive_width:
     raise ConfigError('--shard: an adaptive sweep cannot be split, its rounds follow')
-  extent = (set(config.sweep.counts), config.sweep.seeds)
-  if stored and extent != (set(stored.sweep.counts), stored.sweep.seeds):
+  if stored and extent(config) != extent(stored):
     raise ConfigError(
-      f'{path} is a shard of other sweep.counts or sweep.seeds; a sweep in shards '
-      'cannot be extended: give another --workdir'
+      f'{path} is a shard of other counts, seeds or variants; a sweep in shards cannot '
+      'be extended: give another --workdir'
     )
 
 
@@ -263,26 +263,6 @@ def _make_programs(experiment: Experiment, mesh, run: RunConfig) -> Programs:
   outputs = run.eval.outputs
   anatomist = Anatomist(evaluator, outputs) if outputs else None
   return Programs(experiment.program(mesh, run.stack.mode), evaluator, anatomist)
-
-
-def extend(stored: RunConfig, new: RunConfig) -> RunConfig:
-  """The stored config with the counts of both and the larger number of seeds."""
-  counts = tuple(sorted({*stored.sweep.counts, *new.sweep.counts}))
-  seeds = _more_seeds(stored.sweep.seeds, new.sweep.seeds)
-  sweep = dataclasses.replace(stored.sweep, counts=counts, seeds=seeds)
-  return dataclasses.replace(stored, sweep=sweep)
-
-
-def _more_seeds(old: str, new: str) -> str:
-  """The larger of two values of sweep.seeds, both '3' or both '3x3'."""
-  old_counts, new_counts = old.split('x'), new.split('x')
-  if len(old_counts) != len(new_counts):
-    raise ConfigError(
-      f"sweep.seeds={new!r} does not extend the workdir's {old!r}; give "
-      'another --workdir'
-    )
-  pairs = zip(old_counts, new_counts, strict=True)
-  return 'x'.join(str(max(int(a), int(b))) for a, b in pairs)
 
 
 def _write_provenance(workdir: Workdir, experiment: Experiment) -> None:

@@ -14,7 +14,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from onlyif_jax.config import ConfigError, RunConfig, differences, freeze, swept
+from onlyif_jax.config import ConfigError, RunConfig, freeze, swept
+from onlyif_jax.extending import differences
 
 MEMBER_COLUMNS = (
   'member',

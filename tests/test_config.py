@@ -197,14 +197,6 @@ def test_seeds():
   assert config.parse_seeds('2x3') == [(r, s) for r in range(2) for s in range(3)]
 
 
-def test_differences_name_fields_but_not_what_may_grow():
-  old = RunConfig()
-  grown = dataclasses.replace(old, sweep=dataclasses.replace(old.sweep, counts=(5, 7)))
-  other = dataclasses.replace(grown, data=dataclasses.replace(old.data, epochs=3.0))
-  assert config.differences(old, grown) == {}
-  assert config.differences(old, other) == {'data.epochs': (2.0, 3.0)}
-
-
 def test_rows_are_the_product_and_the_references():
   run = freeze(
     changed(

@@ -295,7 +295,9 @@ def test_what_cannot_be_split_or_joined_is_refused(engine, tmp_path):
     drive(own.path.parents[1])
   stored['sweep']['seeds'] = '2'
   own.write_text('config.json', json.dumps(stored))
-  with pytest.raises(ConfigError, match=r'other sweep.counts or .* cannot be extended'):
+  with pytest.raises(
+    ConfigError, match=r'other counts, seeds or .* cannot be extended'
+  ):
     drive(own.path.parents[1])
   stored['optim']['learning_rate'] = 0.5
   own.write_text('config.json', json.dumps(stored))

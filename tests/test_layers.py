@@ -14,6 +14,7 @@ LAYERS = [
     'config',
     'presets',
     'keys',
+    'extending',
     'workdir',
     'bucket',
     'shards',
