@@ -240,14 +240,18 @@ WORDS = {  # what each figure must say
     'k = 1, unconstrained',
     'k as in training',
   ),
-  'lengths': ('pattern 6, input 20', 'I$_{50}$', '['),
+  'lengths': ('pattern 6, input 20', 'I$_{50}$, 95 % interval over seeds', '['),
   'tradeoff': (
     'equal steps (1,250)',
     'equal passes (4)',
     'crossed: never',
     'N = I x S',
   ),
-  'alphabet': ('6 letters', 'pattern 4, input 14', 'where the step lies'),
+  'alphabet': (
+    '6 letters',
+    'pattern 4, input 14',
+    'where the step lies, and each seed',
+  ),
   'sensitivity': ('base', 'passes 8', 'dropout 0.1', 'I = 601'),
   'cipher': ('no-op inputs', 'seen x → y with another shift', 'N = 19,200'),
   'algebra': (

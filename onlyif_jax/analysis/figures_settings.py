@@ -32,7 +32,7 @@ def lengths(plt, run: Analysis, parts: Sequence[str]):
   _curves(axes, view, curves, names)
   _forest(forest, view, curves)
   forest.set_yticks([])
-  forest.set_title('I$_{50}$, 95 % interval over seeds')
+  forest.set_title(f'I$_{{50}}$, {_spread(run)}')
   return page.finish(parts, [axes])
 
 
@@ -77,7 +77,7 @@ def sensitivity(plt, run: Analysis, parts: Sequence[str]):
   axes, dots = page.row([4.4, 3.6], height, gap=0.35)
   _forest(axes, view, curves, marked=len(base))
   axes.set_yticks(range(len(names)), names)
-  axes.set_title('I$_{50}$, 95 % interval over seeds')
+  axes.set_title(f'I$_{{50}}$, {_spread(run)}')
   _dots(dots, view, curves, len(base))
   return page.finish(parts, [dots])
 
@@ -182,7 +182,14 @@ def _over_letters(axes, view: View, groups: dict[str, list[Curve]]):
   axes.set_xticks([], minor=True)
   count_ticks(axes.yaxis)
   axes.grid(alpha=0.25)
-  axes.set_title('where the step lies, 95 % interval')
+  axes.set_title(f'where the step lies, {_spread(view.run)}')
+
+
+def _spread(run: Analysis) -> str:
+  """What the marks around a step are: the seeds themselves where they are two."""
+  fits = [t.i_50 for t in run.fits.values() if t.i_50]
+  has_interval = any(i_50.low is not None for i_50 in fits)
+  return '95 % interval over seeds' if has_interval else 'and each seed'
 
 
 def _letters(view: View, curve: Curve) -> int:
