@@ -9,10 +9,9 @@ Paper: inputs of 50, 100 and 200 letters with patterns of 20, 40 and 50 behave a
 numbers are shown). Here each length has its own curve over I, to see whether I_min
 moves. `cpu` (an analogue): inputs of 10, 14 and 20 letters, patterns of 3, 4 and 6.
 
-Measured (`cpu,counts=200|300|500|1000`, 1 seed, 18 min of CPU time): unseen .00 .68 .90
-.90 with (10, 3), I_50 = 288; .00 .01 .53 .88 with (14, 4), 479; .16 .59 .78 .91 with
-(20, 6), 273: no trend with length, but one seed near the step says little. `full`: not
-run.
+Measured (`cpu,seeds=2`, 18 min of CPU time a seed): unseen .04 .60 .87 .92 with
+(10, 3), I_50 = 288 and 299; .00 .09 .67 .85 with (14, 4), 479 and 331; .08 .50 .73 .89
+with (20, 6), 273 and 298: no trend with length. `full`: not run.
 """
 
 from onlyif_jax import presets
@@ -30,7 +29,7 @@ def get_config(arg=None):
   c.name, c.size, c.figure, c.paper = 'lengths', given.size, 'lengths', PAPER
   if given.size == 'cpu':
     presets.two_cores(c)
-    c.sweep.counts, sizes = (100, 200, 500, 1_000, 3_000), ((10, 3), (14, 4), (20, 6))
+    c.sweep.counts, sizes = (200, 300, 500, 1_000), ((10, 3), (14, 4), (20, 6))
   else:
     presets.papers(c)
     c.sweep.counts = (100, 200, 300, 400, 500, 600, 1_000, 2_000, 10_000)
