@@ -230,6 +230,12 @@ def test_recomputed_layers_have_the_same_loss_and_gradient():
     ({'dropout': 1.0}, 'none', 'dropout=1'),
     ({'rank': 0}, 'int8', "base.quantize='int8'"),
     ({'tile': 7}, 'nf4', 'lora.tile=7'),
+    ({'rank': CONFIG.hidden}, 'none', f'lora.rank={CONFIG.hidden} is a size'),
+    (
+      {'rank': CONFIG.kv_heads * CONFIG.head_width, 'targets': ('k_proj',)},
+      'int8',
+      f'other than {CONFIG.kv_heads * CONFIG.head_width}, {CONFIG.width}',
+    ),
   ],
 )
 def test_settings_that_cannot_work_are_refused(changes, quantize, message):

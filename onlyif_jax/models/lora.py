@@ -75,6 +75,12 @@ def check(lora: LoraConfig, quantize: str, config: DecoderConfig) -> None:
       f'lora.rank={lora.rank}, alpha={lora.alpha:g}, dropout={lora.dropout:g}: rank '
       'must be at least 0, alpha above 0 and dropout in [0, 1)'
     )
+  sizes = {size for name in lora.targets for size in _sizes(config, name)}
+  if lora.rank in sizes:  # qwix finds a weight by its shape
+    raise ConfigError(
+      f'lora.rank={lora.rank} is a size of a weight that gets an adapter; give a rank '
+      f'other than {", ".join(map(str, sorted(sizes)))}'
+    )
   if quantize != 'none' and not lora.rank:
     raise ConfigError(
       f'base.quantize={quantize!r} freezes the weights, and lora.rank=0 trains them; '
@@ -86,6 +92,14 @@ def check(lora: LoraConfig, quantize: str, config: DecoderConfig) -> None:
         raise ConfigError(
           f'lora.tile={lora.tile} does not divide {size}, a size of this model'
         )
+
+
+def _sizes(config: DecoderConfig, name: str) -> tuple[int, int]:
+  """Inputs and outputs of a linear layer."""
+  heads = config.heads if name in ('q_proj', 'o_proj') else config.kv_heads
+  if name in ('gate_proj', 'up_proj', 'down_proj'):
+    return config.width, config.hidden
+  return config.width, heads * config.head_width
 
 
 def adapt(config: DecoderConfig, params, lora: LoraConfig, quantize: str, key) -> Parts:
