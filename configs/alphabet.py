@@ -1,6 +1,7 @@
 """Is "300-500 instructions" a fact about 26 letters? I_50 against alphabet and |x|.
 
   python -m onlyif_jax.main --config=configs/alphabet.py        # cpu, two cores
+  python -m onlyif_jax.main --config=configs/alphabet.py:cpu60  # crossed with lengths
   python -m onlyif_jax.main --config=configs/alphabet.py:full
 
 Arguments after the size: counts=100|400|1200, seeds=2.
@@ -10,11 +11,12 @@ one seed at I = 400 gave .79, .27 and .08 for 13, 26 and 52 letters, as if the s
 with the alphabet. Here each alphabet, and 26 letters with longer patterns, has its own
 curve over I.
 
-`cpu` (an analogue): 13, 26 and 52 letters with three per pattern, 26 with five; 3 counts.
+`cpu` (an analogue): 13, 26 and 52 letters with three per pattern, 26 with five; 4 counts,
+1 seed, about 23 min of CPU time. `cpu60` crosses letters with lengths.
 
-Measured (`cpu`, 1 seed, 17 min of CPU time): at I = 100, 400, 1,200 .02 .71 .93 with 13
-letters, .00 .64 .96 with 26, .00 .64 .89 with 52, .00 .52 .92 with patterns of five:
-the step does not move. Three counts are too few for a fit. `full`: not run.
+Measured (`cpu60`, 2 seeds, 80 min of CPU time on busy cores): I_50 with 13, 26 and 52
+letters 266 (seeds 230, 309), 276 (272, 280), 299 (350, 256); with patterns of five 303
+(285, 323), 376 (374, 377), 392 (398, 386). It hardly moves. `full`: not run.
 """
 
 from onlyif_jax import presets
