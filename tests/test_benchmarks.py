@@ -219,16 +219,23 @@ def test_saved_samples_are_scored_without_a_model(monkeypatch, tmp_path):
 
 
 @sandboxed
-def test_many_samples_of_a_problem_give_pass_at_more(monkeypatch, tmp_path):
-  own = {'protocol': 'eurus-2024-09', 'limit': 2, 'samples_each': 10}
+@pytest.mark.parametrize(
+  ('protocol', 'given', 'each', 'of_ten'),
+  [('eurus-2024-09', 10, 10, 1.0), ('code-sampled', None, 20, 29 / 38)],
+)
+def test_many_samples_of_a_problem_give_pass_at_more(
+  protocol, given, each, of_ten, monkeypatch, tmp_path
+):
+  """Two samples of the first problem are right, none of the second."""
+  own = {'protocol': protocol, 'limit': 2, 'samples_each': given}
   count = [0]
 
   def write(text):
     count[0] += 1
-    entry = 'halves' if 'halves' in text else 'turn_back'
+    entry = next(name for name in solutions if name in text)
     right = RIGHT.get(entry) or solutions[entry]
     text = right if count[0] in (1, 4) else WRONG[entry]
-    return answer('eurus-2024-09', None, text)
+    return answer(protocol, None, text)
 
   (found,) = benchmarking._problem_sets(
     settings('', protocol=own['protocol']),
@@ -238,10 +245,11 @@ def test_many_samples_of_a_problem_give_pass_at_more(monkeypatch, tmp_path):
   solutions = {p.entry_point: p.solution for p in found.problems.values()}
   canned(monkeypatch, write)
   (result,) = benchmarking.run(settings(tmp_path, 'humaneval', **own))
-  assert count[0] == 20
+  assert count[0] == 2 * each
   values = {k: v['value'] for k, v in result['scores'].items()}
-  assert values == {'base pass@1': pytest.approx(0.1), 'base pass@10': 0.5}
-  assert result['samples_each'] == 10
+  assert values['base pass@1'] == pytest.approx(1 / each)
+  assert values['base pass@10'] == pytest.approx(of_ten / 2)
+  assert result.get('samples_each') == given
   with pytest.raises(ConfigError, match='answers of another samples_each'):
     benchmarking.run(settings(tmp_path, 'humaneval', **own | {'samples_each': 7}))
 

@@ -1,6 +1,7 @@
 """Stop lists, extraction on canned generations, protocols as data."""
 
 import copy
+import dataclasses
 import functools
 import importlib.resources
 import sys
@@ -94,7 +95,8 @@ def raw():
 
 
 def test_protocols_are_there_with_their_settings():
-  assert set(protocols.load()) == {'papers-code', 'eurus-2024-09', 'harness-default'}
+  names = {'papers-code', 'code-sampled', 'eurus-2024-09', 'harness-default'}
+  assert set(protocols.load()) == names
   papers = protocols.get('papers-code')
   for benchmark in papers.benchmarks.values():
     assert benchmark.decoding == protocols.Decoding(0.0, 512)
@@ -128,7 +130,7 @@ def test_the_papers_rows_stand_beside_them():
 def test_the_hash_covers_what_decides_scores_and_nothing_else(monkeypatch):
   before = protocols.parse(raw())
   assert before == protocols.load()
-  assert len({p.sha256 for p in before.values()}) == 3
+  assert len({p.sha256 for p in before.values()}) == 4
 
   def setting(fields, p):
     p[code]['benchmarks']['mbpp'].update(fields)
@@ -273,3 +275,14 @@ def test_extraction_equals_that_of_evalplus(monkeypatch):
   for answer in answers:
     ours = extract(answer, 'evalplus', Target('', 'root'))
     assert ours.strip() == sanitize(answer, 'root').strip(), answer
+
+
+def test_sampled_code_is_asked_and_scored_as_the_papers_are():
+  sampled, papers = protocols.get('code-sampled'), protocols.get('papers-code')
+  assert sampled.benchmarks.keys() == papers.benchmarks.keys()
+  for name, benchmark in sampled.benchmarks.items():
+    greedy = papers.benchmarks[name]
+    assert benchmark == dataclasses.replace(greedy, decoding=benchmark.decoding)
+    assert (benchmark.decoding.temperature, benchmark.decoding.top_p) == (0.8, 0.95)
+    assert benchmark.decoding.samples == 20
+  assert sampled.sha256 != papers.sha256
