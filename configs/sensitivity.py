@@ -13,13 +13,12 @@ whole grid of 2 x 2 x 2 x 2 x 2.
 
 `cpu` (an analogue): the base is Muon, rotary, 4 passes, no dropout, instruction first;
 six settings at I = 200 and 500, near the step, where a shift shows best. `cpu60` adds
-1,000 and 3,000 for a fit.
+300, 1,000 and 3,000 for a fit.
 
-Measured (2 seeds, 33 min of CPU time for `cpu`, 70 for `cpu60`), unseen at I = 200 500
-1k 3k: base .04 .87 .92 .94, AdamW .01 .09 .51 .66, learned positions .00 .43 .84 .89,
-16 passes .26 .91 .95 .99, dropout .1 .41 .70 .68 .68, order z x y .18 .65 .70 .75. I_50:
-base and 16 passes between 200 and 500, AdamW 713 and 814 by seed, learned positions 502
-and 513, order z x y 393 and 204, dropout below 200. `full`: not run.
+Measured (2 seeds, 33 min of CPU time for `cpu`, 89 for `cpu60`), I_50 and that of each
+seed: base 289 (281, 296), AdamW 760 (708, 815), learned positions 506 (500, 512), 16
+passes 319 (300, 338), order z x y 339 (409, 280), dropout .1 below 200. Unseen at I =
+200 and 500: .04 .87, .01 .09, .00 .43, .26 .91, .18 .65, .41 .70. `full`: not run.
 """
 
 import itertools
