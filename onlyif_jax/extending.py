@@ -14,7 +14,7 @@ def differences(old: RunConfig, new: RunConfig) -> dict[str, tuple[Any, Any]]:
   """
   before, after = flatten(old), flatten(new)
   free = {*EXTENDABLE, 'size', 'paper'}
-  if set(swept(old)) == set(swept(new)):  # the tables have a column for each
+  if swept(new) and set(swept(old)) == set(swept(new)):  # each is a column of tables
     free.add('sweep.variants')
   fields = [k for k in before if k not in free and not k.startswith('stack.')]
   return {k: (before[k], after[k]) for k in fields if before[k] != after[k]}

@@ -36,6 +36,7 @@ def test_differences_name_fields_but_not_what_may_grow():
     ((PLAIN, SKEWED), (PLAIN,), True),
     ((PLAIN, 'data.alpha=0.2,sweep.counts=7'), (PLAIN,), True),
     ((), (PLAIN,), False),
+    ((), ('sweep.counts=5',), False),
     ((PLAIN,), (PLAIN, 'data.alpha=0.2,task.alphabet=13'), False),
   ],
 )
