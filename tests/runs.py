@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -30,6 +31,15 @@ def toy_config(arg: str = '', **settings) -> config_lib.RunConfig:
     section, _, field = name.partition('_')
     setattr(c[section], field, value)
   return config_lib.freeze(c)
+
+
+def wait_for(condition):
+  """What a condition becomes; fails where it stays false for five minutes."""
+  end = time.monotonic() + 300
+  while not (value := condition()):
+    assert time.monotonic() < end
+    time.sleep(0.05)
+  return value
 
 
 def share_compiles():

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 import runs
-from test_launchers import CHOSEN, SAVING, unit, wait_for
+from test_launchers import CHOSEN, SAVING, unit
 
 from onlyif_jax import engines, shards
 from onlyif_jax.config import ConfigError
@@ -92,7 +92,7 @@ def test_slurm_jobs_save_at_the_end_of_their_time_and_go_on(quick, tmp_path):
   with slurm(tmp_path, **LOCAL) as engine:
     engine.start([one, other])
     for path in (tmp_path / 'a', tmp_path / 'b'):
-      wait_for((path / 'started').exists)
+      runs.wait_for((path / 'started').exists)
     controller = engine.jobs[one]._process.pid  # passes no signals on
     children = Path(f'/proc/{controller}/task/{controller}/children').read_text()
     os.kill(int(children), signal.SIGUSR2)
@@ -103,8 +103,8 @@ def test_slurm_jobs_save_at_the_end_of_their_time_and_go_on(quick, tmp_path):
     assert (tmp_path / 'a' / 'saved').read_text() == 'x'
     assert not (tmp_path / 'b' / 'saved').exists()
     engine.cancel()
-    wait_for((tmp_path / 'b' / 'saved').exists)
-    wait_for(engine.jobs[other].done)
+    runs.wait_for((tmp_path / 'b' / 'saved').exists)
+    runs.wait_for(engine.jobs[other].done)
 
 
 def test_a_slurm_job_has_saved_before_it_is_queued_again(tmp_path):
@@ -112,7 +112,7 @@ def test_a_slurm_job_has_saved_before_it_is_queued_again(tmp_path):
   job, ended = engines.Job(unit(tmp_path, '-c', SAVING)), []
   thread = threading.Thread(target=lambda: ended.append(job()))
   thread.start()
-  wait_for((tmp_path / 'started').exists)
+  runs.wait_for((tmp_path / 'started').exists)
   again = job.checkpoint()
   assert (tmp_path / 'saved').exists()
   assert again.function.unit == job.unit
@@ -244,7 +244,7 @@ def test_a_sweep_over_ray_survives_killed_workers_and_nodes(
     node = cluster.add_node(num_cpus=2)
     words = ('--launcher=ray', '--cpus=2', f'--ray_address={cluster.address}')
     driver = runs.start(runs.CACHE, *command(tmp_path, *words))
-    wait_for(lambda: mid_row(tmp_path, 1) and mid_row(tmp_path, 2))
+    runs.wait_for(lambda: mid_row(tmp_path, 1) and mid_row(tmp_path, 2))
     raylet = node.all_processes['raylet'][0].process.pid
     pids = {n: processes(tmp_path, n)[0] for n in (1, 2)}
     (there,) = (n for n, pid in pids.items() if parent(parent(pid)) == raylet)
@@ -270,7 +270,7 @@ def test_a_sweep_of_slurm_jobs_that_is_stopped_goes_on(local_run, tmp_path):
   pytest.importorskip('submitit')
   words = command(tmp_path, '--launcher=slurm', '--slurm_options=cluster=local')
   driver = runs.start(runs.CACHE, *words)
-  wait_for(lambda: all(mid_row(tmp_path, n) for n in (1, 2, 3)))
+  runs.wait_for(lambda: all(mid_row(tmp_path, n) for n in (1, 2, 3)))
   driver.terminate()
   assert 'the same command goes on from there' in finish_driver(driver, 143)
   assert not any(processes(tmp_path, n) for n in (1, 2, 3))

@@ -8,13 +8,12 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from types import SimpleNamespace
 
 import pytest
 from absl import flags
 from absl.testing import flagsaver
-from runs import toy_config
+from runs import toy_config, wait_for
 
 from onlyif_jax import engines, launchers, shards, sweep, units
 from onlyif_jax.config import ConfigError
@@ -41,15 +40,6 @@ def unit(path, *words, number=1) -> Unit:
   path.mkdir(parents=True, exist_ok=True)
   (path / units.LOCK).touch()
   return Unit(number, 3, str(path), words, str(path), 'cpu')
-
-
-def wait_for(condition, seconds=300):
-  """What a condition becomes; fails where it stays false."""
-  end = time.monotonic() + seconds
-  while not (value := condition()):
-    assert time.monotonic() < end
-    time.sleep(0.05)
-  return value
 
 
 # Units

@@ -127,10 +127,7 @@ def test_a_signal_reaches_all_and_their_saves_are_waited_for(number, code, call)
   for shard in (1, 2):
     (call.box / f'code-{shard}').write_text('sleep')
   process = call.start('-n', '2', '--workdir=run')
-  for _ in range(6000):
-    if all((call.box / f'did-{shard}').exists() for shard in (1, 2)):
-      break
-    time.sleep(0.05)
+  runs.wait_for(lambda: all((call.box / f'did-{n}').exists() for n in (1, 2)))
   time.sleep(0.2)
   process.send_signal(number)
   _, err = process.communicate(timeout=300)

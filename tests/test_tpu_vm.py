@@ -4,10 +4,10 @@ import os
 import shlex
 import shutil
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
+import runs
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / 'launch/tpu_vm.sh'
@@ -125,11 +125,7 @@ class Box:
 
   def wait(self, *files: str) -> None:
     """Until background jobs have made these files."""
-    for _ in range(6000):
-      if all((self.path / f).exists() for f in files):
-        return
-      time.sleep(0.05)
-    raise AssertionError(files)
+    runs.wait_for(lambda: all((self.path / f).exists() for f in files))
 
 
 @pytest.fixture
