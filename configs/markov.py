@@ -21,7 +21,7 @@ of rejected programs and of trivial and empty runs. For 2,048 programs of the `c
 next candidate was taken; of their runs 8.5 % are trivial, 0.1 % end empty, 21 % end by a
 stop rule and 55 % take two or more rewrites.
 
-Measured (`cpu,seeds=2`, 20 min of CPU time a seed): one step .08 .21 .41 .49 .44 .54 at
+Measured (`cpu,seeds=2`, 21 min of CPU time a seed): one step .08 .21 .41 .49 .44 .54 at
 I = 30 100 300 1k 3k 10k, seen .81 to .48; final string .05 .06 .10 .19 .15 .24, seen .72
 to .15: from 1,000 on unseen programs do as well as seen ones, but neither well in 4
 passes.

@@ -16,7 +16,7 @@ worth more, and answer with the fixed budget of Fig. 2a; they show no plane.
 76,800: ten cells with equal steps and six with equal passes. `full` has the papers'
 sizes and 4 x 4 cells of each.
 
-Measured (`cpu,seeds=2`, 16 min of CPU time a seed): unseen with equal steps, S = 48: .00
+Measured (`cpu,seeds=2`, 20 min of CPU time a seed): unseen with equal steps, S = 48: .00
 .80 .90 at I = 100 400 1,600; S = 12: .00 .58 .95 .94 (to 6,400); S = 3: .25 .90 .90 from
 400 on. At N = 4,800: I = 100, 400, 1,600 give .00 .58 .90. Equal passes (4): .00 .79 .97
 and .00 .09 .91. `full`: not run.
